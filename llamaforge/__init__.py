@@ -1,0 +1,71 @@
+"""Chat with any language model: GGUF files, Hugging Face models, OpenAI-compatible services.
+
+Importing this package loads no engine and no page: neither gradio, torch, transformers, llama_cpp nor openai.
+"""
+
+from .backends import backend_names, get_backend, register_backend
+from .backends.base import BaseBackend
+from .backends.parameters import ParameterInfo, Parameters, SamplingParameters, describe, validate
+from .config import Config, Model
+from .errors import (
+    BackendError,
+    BackendMissing,
+    CannotSplice,
+    ConfigConflict,
+    ConfigError,
+    ContextOverflow,
+    EmptyPrompt,
+    GenerationError,
+    LlamaForgeError,
+    LoadSuperseded,
+    ModelError,
+    ModelFileError,
+    NoModelLoaded,
+    OutOfMemory,
+    ParameterError,
+)
+from .forge import LlamaForge, Setting, Status, clean_text
+from .generation import Generation
+from .memory import format_bytes
+from .types import Chunk, MemoryNeed, Message, ModelCard, Result, Usage
+
+__all__ = [
+    "BackendError",
+    "BackendMissing",
+    "BaseBackend",
+    "CannotSplice",
+    "Chunk",
+    "Config",
+    "ConfigConflict",
+    "ConfigError",
+    "ContextOverflow",
+    "EmptyPrompt",
+    "Generation",
+    "GenerationError",
+    "LlamaForge",
+    "LlamaForgeError",
+    "LoadSuperseded",
+    "MemoryNeed",
+    "Message",
+    "Model",
+    "ModelCard",
+    "ModelError",
+    "ModelFileError",
+    "NoModelLoaded",
+    "OutOfMemory",
+    "ParameterError",
+    "ParameterInfo",
+    "Parameters",
+    "Result",
+    "SamplingParameters",
+    "Setting",
+    "Status",
+    "Usage",
+    "backend_names",
+    "clean_text",
+    "describe",
+    "format_bytes",
+    "get_backend",
+    "register_backend",
+    "validate",
+]

@@ -1,0 +1,88 @@
+"""What every backend is: four methods are enough, the rest has defaults.
+
+A backend knows its engine and its files. It knows no config, no page and no other backend. Its methods are called
+from one thread at a time, except `stop`, which may come from any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from ..types import Chunk, MemoryNeed, Message, ModelCard
+from .parameters import Parameters, SamplingParameters
+
+
+class BaseBackend:
+    """Base of a backend; a subclass with the first four methods works everywhere."""
+
+    Parameters: ClassVar[type[Parameters]] = SamplingParameters
+    """The schema of its parameters; the page draws its controls from it."""
+
+    ignored: ClassVar[Mapping[str, str]] = {}
+    """Parameters of the schema that the engine does not honour, each with the reason; the page disables them."""
+
+    sees_images: ClassVar[bool] = False
+
+    context_window: int | None = None
+    """Tokens that prompt and answer share, once a model is loaded; None where there is no known limit."""
+
+    def load_model(self, model_path: str, parameters: Mapping[str, Any] | None = None) -> None:
+        """Load the model; raise a ModelError that says why not."""
+        raise NotImplementedError(f"{type(self).__name__} has no load_model().")
+
+    def generate(self, prompt: str, parameters: Mapping[str, Any] | None = None) -> str:
+        """Return the whole continuation of a prompt."""
+        return "".join(_text(piece) for piece in self.generate_stream(prompt, parameters))
+
+    def generate_stream(self, prompt: str, parameters: Mapping[str, Any] | None = None) -> Iterator[str | Chunk]:
+        """Yield the continuation of a prompt piece by piece."""
+        raise NotImplementedError(f"{type(self).__name__} has no generate_stream().")
+
+    def is_model_loaded(self) -> bool:
+        """Tell whether load_model has succeeded and unload_model has not been called since."""
+        raise NotImplementedError(f"{type(self).__name__} has no is_model_loaded().")
+
+    def chat_stream(
+        self, messages: Sequence[Message], parameters: Mapping[str, Any] | None = None
+    ) -> Iterator[str | Chunk]:
+        """Yield the answer to a chat; by default the chat is sent as "role: content" lines."""
+        return self.generate_stream(plain_prompt(messages), parameters)
+
+    def check(self, path: str, parameters: Mapping[str, Any]) -> None:
+        """Raise what would surely make load_model fail; called before the running model is unloaded."""
+
+    def describe(self, path: str) -> ModelCard:
+        """Return what the model says about itself, without loading it."""
+        return ModelCard()
+
+    def memory_needed(self, path: str, parameters: Mapping[str, Any]) -> MemoryNeed | None:
+        """Return the bytes that load_model will take; None where that is unknown or nothing."""
+        return None
+
+    def unload_model(self) -> None:
+        """Give the model's memory back; harmless when nothing is loaded."""
+
+    def stop(self) -> None:
+        """Make the running stream end soon; may be called from any thread."""
+
+    def count_tokens(self, text: str) -> int | None:
+        """Return how many tokens a text is; None where the backend cannot tell."""
+        return None
+
+    def summary(self) -> Sequence[str]:
+        """Return short facts on the loaded model for the status line ("4.1 GB", "32 of 32 layers on GPU")."""
+        return ()
+
+    def warnings(self) -> Sequence[str]:
+        """Return what the user should know about the loaded model, one sentence each with what to do."""
+        return ()
+
+
+def plain_prompt(messages: Sequence[Message]) -> str:
+    """Return a chat as "role: content" lines that end in "assistant:", for models without a chat template."""
+    return "\n".join([*(f"{message.role}: {message.content}" for message in messages), "assistant:"])
+
+
+def _text(piece: str | Chunk) -> str:
+    return piece.text if isinstance(piece, Chunk) else piece

@@ -1,0 +1,383 @@
+"""GGUF files through llama.cpp, by llama-cpp-python.
+
+Tokens come from `Llama.generate` and are turned into text here: the high-level streaming call of llama-cpp-python
+detokenises the whole answer at every token, loses tokens longer than 32 bytes, and stalls at the first invalid
+byte. llama_cpp is imported when a model is loaded, never before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import gc
+import importlib.util
+import secrets
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..chat_template import ChatTemplate, Segment
+from ..errors import ContextOverflow, GenerationError, ModelError
+from ..gguf_file import GGUFHeader, read_header, require_chat_model
+from ..memory import HEADROOM, find_gpus, format_bytes, measure, physical_cores
+from ..text_stream import THINK_OPEN
+from ..types import Chunk, FinishReason, MemoryNeed, Message, ModelCard, Usage
+from .base import BaseBackend, plain_prompt
+from .llama_cpp_native import (
+    Decoder,
+    control_tokens,
+    engine_log,
+    gpu_advice,
+    import_llama_cpp,
+    load_error,
+    missing,
+    supports_gpu,
+    token_text,
+)
+from .parameters import SamplingParameters, load
+
+if TYPE_CHECKING:
+    from llama_cpp import Llama
+
+DEFAULT_N_CTX = 8192  # longer windows cost memory that most chats never use
+DEFAULT_N_BATCH = 512  # llama.cpp's own n_batch
+SMALLEST_N_CTX = 2048  # below this a chat is no use: rather say that it does not fit
+F32, F16 = 0, 1  # ggml type ids of the KV cache
+
+
+class LlamaCppParameters(SamplingParameters):
+    """Parameters of llama.cpp, by the names of llama-cpp-python's `Llama`."""
+
+    n_gpu_layers: int | None = load(
+        None,
+        "Layers computed on the GPU; 0 is CPU only, -1 or unset is as many as fit.",
+        ge=-1,
+        le=9999,
+        advanced=False,
+    )
+    n_ctx: int | None = load(
+        None,
+        "Context window in tokens, for prompt and answer. Unset: the trained length, at most 8,192, less if memory is short.",
+        ge=16,
+        le=16_777_216,
+        step=256,
+        advanced=False,
+    )
+    n_batch: int | None = load(
+        DEFAULT_N_BATCH, "Prompt tokens evaluated at a time; more is faster and takes more memory.", ge=1, le=16_384
+    )
+    f16_kv: bool | None = load(True, "Keep the KV cache in 16 bits; off keeps 32 bits and takes twice the memory.")
+    n_threads: int | None = load(None, "CPU threads. Unset: the physical cores but one.", ge=1, le=512)
+    flash_attn: bool | None = load(False, "Flash attention: less memory for long context windows, faster on GPUs.")
+    use_mmap: bool | None = load(True, "Map the file into memory instead of reading it; loads faster.")
+    use_mlock: bool | None = load(False, "Keep the model in RAM so that it is never swapped out.")
+
+
+class LlamaCppBackend(BaseBackend):
+    """Runs one GGUF file."""
+
+    Parameters = LlamaCppParameters
+
+    def __init__(self) -> None:
+        self._llama: Llama | None = None
+        self._header: GGUFHeader | None = None
+        self._template: ChatTemplate | None = None
+        self._gpu_layers = 0
+        # Two bytes: llama.cpp's abort callback is the C library's strlen on them, which costs nothing per token,
+        # so that any non-zero first byte stops even a long prompt (measured: within 31 ms).
+        self._abort = ctypes.create_string_buffer(2)
+
+    def check(self, path: str, parameters: Mapping[str, Any]) -> None:
+        if importlib.util.find_spec("llama_cpp") is None:
+            raise missing()
+        require_chat_model(_header(path))
+
+    def describe(self, path: str) -> ModelCard:
+        header = _header(path)
+        card = {
+            "Name": header.name or _file(path).stem,
+            "Architecture": header.architecture,
+            "Parameters": _count(header.parameters),
+            "Quantisation": header.quantization,
+            "File": format_bytes(header.file_size),
+            "Layers": str(header.n_layers),
+            "Trained context": f"{header.n_ctx_train:,} tokens",
+            "Chat template": "its own" if header.chat_template else "none: plain “user:” and “assistant:” lines",
+        }
+        return ModelCard(
+            facts=card,
+            limits={"n_gpu_layers": header.n_layers, "n_ctx": header.n_ctx_train},
+            defaults={**header.sampling_defaults, "n_ctx": min(header.n_ctx_train, DEFAULT_N_CTX), "n_gpu_layers": -1},
+        )
+
+    def memory_needed(self, path: str, parameters: Mapping[str, Any]) -> MemoryNeed:
+        header = _header(path)
+        return _need(header, _context_window(header, parameters), parameters)
+
+    def load_model(self, model_path: str, parameters: Mapping[str, Any] | None = None) -> None:
+        settings = dict(parameters or {})
+        path = _file(model_path)
+        header = _header(model_path)
+        require_chat_model(header)
+        native = import_llama_cpp()
+        log = engine_log().lines
+        log.clear()
+        window = _context_window(header, settings)
+        layers = _gpu_layers(header, settings, window)
+        try:
+            self._llama = _open(native, path, layers, window, settings)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise load_error(path, log, error) from error
+        self._header = header
+        self._gpu_layers = layers
+        self.context_window = min(settings.get("n_ctx") or window, self._llama.n_ctx())
+        self._set_abort_callback(native)
+
+    def is_model_loaded(self) -> bool:
+        return self._llama is not None
+
+    def unload_model(self) -> None:
+        llama, self._llama = self._llama, None
+        self._template = None
+        if llama is not None:
+            llama.close()
+            del llama
+            gc.collect()  # llama-cpp-python's objects refer to each other
+
+    def stop(self) -> None:
+        self._abort.value = b"1"
+
+    def count_tokens(self, text: str) -> int:
+        return len(self._loaded().tokenize(text.encode(), add_bos=False, special=False))
+
+    def summary(self) -> Sequence[str]:
+        if self._header is None:
+            return ()
+        layers = self._header.n_layers
+        place = f"{min(self._gpu_layers, layers)} of {layers} layers on GPU" if self._gpu_layers else "on CPU"
+        return (format_bytes(self._header.file_size), place, f"{self.context_window or 0:,} tokens")
+
+    def warnings(self) -> Sequence[str]:
+        if self._header is None or supports_gpu(import_llama_cpp()):
+            return ()
+        gpus = find_gpus()
+        return (gpu_advice(gpus[0].name),) if gpus else ()
+
+    def chat_stream(
+        self, messages: Sequence[Message], parameters: Mapping[str, Any] | None = None
+    ) -> Iterator[str | Chunk]:
+        settings = dict(parameters or {})
+        template = self._chat_template()
+        if template is None:
+            settings["stop"] = [*settings.get("stop", []), "\nuser:"]
+            yield from self.generate_stream(plain_prompt(messages), settings)
+            return
+        segments = template.render(messages)
+        if segments[-1].text.rstrip().endswith(THINK_OPEN):
+            yield THINK_OPEN  # the template has opened the thoughts already, so the answer will not
+        yield from self._stream(segments, settings)
+
+    def generate_stream(self, prompt: str, parameters: Mapping[str, Any] | None = None) -> Iterator[str | Chunk]:
+        return self._stream([Segment(prompt, literal=False)], parameters or {})
+
+    def _stream(self, segments: Sequence[Segment], parameters: Mapping[str, Any]) -> Iterator[str | Chunk]:
+        llama = self._loaded()
+        self._abort.value = b""
+        yield Chunk()  # whoever stops this answer is heard from here on
+        prompt = self._tokenize(segments)
+        window = self.context_window or llama.n_ctx()
+        if len(prompt) >= window:
+            raise ContextOverflow(len(prompt), window)
+        cached = 0
+        finish: FinishReason = "cancelled"
+        decoder = Decoder(llama, parameters.get("stop") or ())
+        try:
+            cached = self._reusable(prompt)
+            yield from self._evaluate(prompt, cached)
+            if not self._abort.value:
+                budget = min(parameters.get("max_tokens") or window, window - len(prompt))
+                finish = yield from self._generate(prompt, budget, decoder, parameters)
+        except RuntimeError as error:
+            if not self._abort.value:  # an aborted llama_decode raises too
+                raise GenerationError(f"The engine failed: {error}. Load the model again.") from error
+        if text := decoder.flush():
+            yield text
+        yield Chunk(finish_reason=finish, usage=Usage(len(prompt), decoder.count, cached))
+
+    def _evaluate(self, prompt: list[int], cached: int) -> Iterator[Chunk]:
+        """Evaluate the prompt in pieces of n_batch, so that Stop is heard between them on every device."""
+        llama = self._loaded()
+        for start in range(cached, len(prompt), llama.n_batch):
+            if self._abort.value:
+                return
+            llama.eval(prompt[start : start + llama.n_batch])
+            yield Chunk(progress=min(1.0, (start + llama.n_batch) / len(prompt)))
+
+    def _reusable(self, prompt: list[int]) -> int:
+        """Cut the KV cache to its common prefix with the prompt and return how many tokens that is."""
+        llama = self._loaded()
+        old = llama.input_ids[: llama.n_tokens].tolist()
+        # The last token is always evaluated anew: its logits choose the first token of the answer.
+        most = min(len(old), len(prompt) - 1)
+        common = next((i for i in range(most) if old[i] != prompt[i]), most)
+        if common and (self._forgotten(common) or not llama._ctx.kv_cache_seq_rm(-1, common, -1)):
+            common = 0  # recurrent models cannot go back
+        if not common:
+            llama.reset()
+        llama.n_tokens = common
+        return common
+
+    def _forgotten(self, length: int) -> bool:
+        """Tell whether a sliding-window model no longer holds what tokens after `length` look back at."""
+        native, llama = import_llama_cpp(), self._loaded()
+        window: int = native.llama_model_n_swa(llama.model)
+        if not window:
+            return False
+        return bool(native.llama_memory_seq_pos_min(llama._ctx.memory, 0) > max(0, length - window))
+
+    def _generate(
+        self, prompt: list[int], budget: int, decoder: Decoder, parameters: Mapping[str, Any]
+    ) -> Generator[str, None, FinishReason]:
+        """Yield the answer's text; return why it ended."""
+        llama = self._loaded()
+        seed = parameters.get("seed")
+        llama.set_seed(secrets.randbelow(2**32 - 1) if seed is None else seed)
+        for token in llama.generate(prompt, **self._sampling(parameters)):
+            if self._abort.value:
+                return "cancelled"
+            if decoder.ends(token):
+                return "stop"
+            if text := decoder.feed(token):
+                yield text
+            if decoder.stopped:
+                return "stop"
+            if decoder.count >= budget:
+                return "length"
+        return "stop"
+
+    def _sampling(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what `Llama.generate` is given; the file's own sampling defaults stand in for unset values."""
+        names = ("top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty")
+        chosen = {**(self._header.sampling_defaults if self._header else {}), **parameters}
+        sampling = {name: chosen[name] for name in names if chosen.get(name) is not None}
+        return sampling | {"temp": chosen["temperature"]} if chosen.get("temperature") is not None else sampling
+
+    def _tokenize(self, segments: Sequence[Segment]) -> list[int]:
+        llama = self._loaded()
+        bos = token_text(llama, llama.token_bos())
+        add_bos = not (bos and segments and segments[0].text.startswith(bos))
+        tokens: list[int] = []
+        for index, segment in enumerate(segments):
+            text = segment.text.encode("utf-8", "replace")
+            tokens += llama.tokenize(text, add_bos=add_bos and index == 0, special=not segment.literal)
+        return tokens
+
+    def _chat_template(self) -> ChatTemplate | None:
+        if self._template is None and self._header is not None and self._header.chat_template:
+            llama = self._loaded()
+            self._template = ChatTemplate(
+                self._header.chat_template,
+                bos_token=token_text(llama, llama.token_bos()),
+                eos_token=token_text(llama, llama.token_eos()),
+                control_tokens=control_tokens(llama),
+            )
+        return self._template
+
+    def _set_abort_callback(self, native: Any) -> None:
+        try:
+            strlen = ctypes.CDLL(None).strlen
+        except (OSError, TypeError, AttributeError):  # Windows: Stop is heard between pieces of the prompt only
+            return
+        callback = ctypes.cast(strlen, native.ggml_abort_callback)
+        native.llama_set_abort_callback(self._loaded().ctx, callback, ctypes.addressof(self._abort))
+
+    def _loaded(self) -> Llama:
+        if self._llama is None:
+            raise ModelError("No model is loaded in this backend. Call load_model first.")
+        return self._llama
+
+
+def _file(path: str) -> Path:
+    return Path(path).expanduser()
+
+
+def _header(path: str) -> GGUFHeader:
+    """Read a header once for each state of the file: a load asks for it several times."""
+    file = _file(path)
+    try:
+        stat = file.stat()
+    except OSError:
+        return read_header(file)
+    return _header_once(file, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _header_once(file: Path, modified: int, size: int) -> GGUFHeader:
+    return read_header(file)
+
+
+def _open(native: Any, path: Path, layers: int, window: int, settings: Mapping[str, Any]) -> Llama:
+    threads = settings.get("n_threads") or max(1, physical_cores() - 1)
+    cache_type = F32 if settings.get("f16_kv") is False else F16
+    llama: Llama = native.Llama(
+        model_path=str(path),
+        n_gpu_layers=layers,
+        n_ctx=window,
+        n_batch=min(settings.get("n_batch") or DEFAULT_N_BATCH, window),
+        n_threads=threads,
+        n_threads_batch=threads,
+        flash_attn=bool(settings.get("flash_attn")),
+        use_mmap=settings.get("use_mmap") is not False,
+        use_mlock=bool(settings.get("use_mlock")),
+        type_k=cache_type,
+        type_v=cache_type,
+        verbose=False,
+    )
+    return llama
+
+
+def _context_window(header: GGUFHeader, settings: Mapping[str, Any]) -> int:
+    """Return n_ctx as a multiple of 256, as llama.cpp rounds it: the one asked for, else what fits."""
+    if settings.get("n_ctx"):
+        return -(-int(settings["n_ctx"]) // 256) * 256
+    window = -(-min(header.n_ctx_train or DEFAULT_N_CTX, DEFAULT_N_CTX) // 256) * 256
+    memory = measure(find_gpus())
+    free = memory.ram_free + memory.vram_free - HEADROOM
+    while window > SMALLEST_N_CTX and _need(header, window, settings).total > free:
+        window //= 2
+    return window
+
+
+def _need(header: GGUFHeader, window: int, settings: Mapping[str, Any]) -> MemoryNeed:
+    element = 4 if settings.get("f16_kv") is False else 2
+    batch = min(settings.get("n_batch") or DEFAULT_N_BATCH, DEFAULT_N_BATCH)  # llama.cpp computes 512 rows at a time
+    # What one batch needs beside the weights, all in f32: logits, a few activations, and without flash
+    # attention the scores of every head against the whole window.
+    columns = header.n_vocab + 8 * header.n_embd + (0 if settings.get("flash_attn") else header.n_head * window)
+    return MemoryNeed(
+        weights=header.file_size, kv_cache=header.kv_cache_bytes(window, element), compute=batch * columns * 4
+    )
+
+
+def _gpu_layers(header: GGUFHeader, settings: Mapping[str, Any], window: int) -> int:
+    """Return how many layers go to the GPU: those asked for, else as many as its free memory holds."""
+    if not supports_gpu(import_llama_cpp()):
+        return 0
+    everything = header.n_layers + 1  # llama.cpp counts the output matrix as one more layer
+    asked = settings.get("n_gpu_layers", -1)
+    if asked >= 0:
+        return everything if asked >= header.n_layers else asked
+    memory = measure(find_gpus())
+    if not memory.vram_total:  # Metal shares the RAM; other cards do not tell
+        return everything
+    need = _need(header, window, settings)
+    free = memory.vram_free - HEADROOM - need.compute
+    return max(0, min(everything, int(free * everything / (need.weights + need.kv_cache))))
+
+
+def _count(number: int) -> str:
+    """Return a number of parameters as people say it: "7.2 B", "158 k"."""
+    for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= factor:
+            return f"{number / factor:.3g} {unit}"
+    return str(number)

@@ -1,0 +1,146 @@
+"""The few low-level calls of llama-cpp-python that the backend needs beside its `Llama` class."""
+
+from __future__ import annotations
+
+import codecs
+import ctypes
+import functools
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BackendMissing, ModelError, ModelFileError
+from ..text_stream import StopMatcher
+
+if TYPE_CHECKING:
+    from llama_cpp import Llama
+
+VERSION = "0.3.36"
+GPU_BUILDS = {"Apple GPU": "GGML_METAL", "AMD GPU": "GGML_HIP"}
+
+
+def missing() -> BackendMissing:
+    return BackendMissing(
+        "GGUF files need the package llama-cpp-python, which is not installed. "
+        f'Install it and start again: pip install "llama-cpp-python=={VERSION}" (it compiles for 5 to 10 minutes).'
+    )
+
+
+def import_llama_cpp() -> Any:
+    try:
+        import llama_cpp
+    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: its shared library does not load
+        raise BackendMissing(
+            "llama-cpp-python is installed but cannot be loaded. Install it anew: "
+            f'pip install --force-reinstall --no-cache-dir "llama-cpp-python=={VERSION}"',
+            details=str(error),
+        ) from error
+    return llama_cpp
+
+
+def supports_gpu(native: Any) -> bool:
+    return bool(native.llama_supports_gpu_offload())
+
+
+def gpu_advice(gpu: str) -> str:
+    build = GPU_BUILDS.get(gpu, "GGML_CUDA")
+    return (
+        f"This computer has a GPU ({gpu}), but llama-cpp-python was built for the CPU only. Build it for the GPU: "
+        f'CMAKE_ARGS="-D{build}=on" pip install --force-reinstall --no-cache-dir "llama-cpp-python=={VERSION}"'
+    )
+
+
+class Decoder:
+    """Turns token ids into text one at a time, at the same cost however long the answer is."""
+
+    def __init__(self, llama: Llama, stop: Sequence[str]) -> None:
+        import llama_cpp
+
+        self._native = llama_cpp
+        self._vocab = llama_cpp.llama_model_get_vocab(llama.model)
+        self._buffer = ctypes.create_string_buffer(256)
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._matcher = StopMatcher(stop)
+        self.count = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text has been seen."""
+        return self._matcher.matched
+
+    def ends(self, token: int) -> bool:
+        """Tell whether a token ends the answer (llama.cpp's end-of-generation tokens)."""
+        return bool(self._native.llama_vocab_is_eog(self._vocab, token))
+
+    def feed(self, token: int) -> str:
+        self.count += 1
+        return self._matcher.feed(self._utf8.decode(self._piece(token)))
+
+    def flush(self) -> str:
+        return "" if self.stopped else self._matcher.feed(self._utf8.decode(b"", final=True)) + self._matcher.flush()
+
+    def _piece(self, token: int) -> bytes:
+        length = self._native.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, False)
+        if length < 0:  # the buffer is too short, minus the length is what it needs
+            self._buffer = ctypes.create_string_buffer(-length)
+            return self._piece(token)
+        return self._buffer.raw[:length]
+
+
+def token_text(llama: Llama, token: int) -> str:
+    return str(llama._model.token_get_text(token)) if token >= 0 else ""
+
+
+def control_tokens(llama: Llama) -> list[str]:
+    """Return the texts that the tokenizer reads as control tokens when it is told to parse them."""
+    import llama_cpp
+
+    vocab = llama_cpp.llama_model_get_vocab(llama.model)
+    control = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+    ids = (token for token in range(llama.n_vocab()) if llama_cpp.llama_vocab_get_attr(vocab, token) & control)
+    return [llama_cpp.llama_vocab_get_text(vocab, token).decode("utf-8", "replace") for token in ids]
+
+
+class EngineLog:
+    """Keeps the last lines of llama.cpp's log, which hold the true reason of a failed load."""
+
+    def __init__(self) -> None:
+        import llama_cpp
+
+        self.lines: deque[str] = deque(maxlen=200)
+        self._callback = llama_cpp.llama_log_callback(
+            self._keep
+        )  # referred to, else it would be freed under llama.cpp
+        llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def _keep(self, level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
+        if level >= 3:  # ggml levels: 1 debug, 2 info, 3 warn, 4 error, 5 continuation
+            self.lines.append(text.decode("utf-8", "replace").rstrip("\n"))
+
+
+@functools.cache
+def engine_log() -> EngineLog:
+    """Return the one log of this process: llama.cpp has one callback, and it must outlive every model."""
+    return EngineLog()
+
+
+def load_error(path: Path, log: Sequence[str], error: Exception) -> ModelError:
+    details = "\n".join([*log, str(error)])
+    if "unknown model architecture" in details:
+        return ModelFileError(
+            f"{path.name} is of a type that llama-cpp-python {VERSION} does not know. Update llama-cpp-python.",
+            details=details,
+        )
+    if "out of memory" in details.lower() or "failed to allocate" in details.lower():
+        return ModelError(
+            f"There is not enough memory for {path.name}. Lower n_gpu_layers or n_ctx, or choose a smaller model.",
+            details=details,
+        )
+    if "llama_context" in details:
+        return ModelError(
+            f"llama.cpp could not set up a context for {path.name}. Lower n_ctx or n_batch.", details=details
+        )
+    return ModelFileError(
+        f"llama.cpp cannot load {path.name}: it is damaged or incomplete. Download it again.", details=details
+    )

@@ -1,0 +1,99 @@
+"""Turns a chat into a model's prompt with the model's own Jinja template, without trusting either."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import jinja2
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from .errors import ModelError
+from .types import Message
+
+
+class Segment(NamedTuple):
+    """A part of a prompt; in literal parts no control token may be read."""
+
+    text: str
+    literal: bool
+
+
+class ChatTemplate:
+    """One model's chat template.
+
+    Args:
+        source: the Jinja text of `tokenizer.chat_template`.
+        control_tokens: texts that the tokenizer would read as control tokens ("<|im_end|>").
+
+    Raises:
+        ModelError: the template has an error.
+    """
+
+    def __init__(
+        self, source: str, *, bos_token: str = "", eos_token: str = "", control_tokens: Iterable[str] = ()
+    ) -> None:
+        # Sandboxed: a template comes from a model file and has run code on people's machines (CVE-2024-34359).
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.globals.update(raise_exception=_raise, strftime_now=lambda form: datetime.now().strftime(form))
+        environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateError as error:
+            raise _template_error(error) from error
+        self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        alternatives = sorted((re.escape(text) for text in control_tokens if text), key=len, reverse=True)
+        self._control = re.compile("|".join(alternatives)) if alternatives else None
+
+    def render(self, messages: Sequence[Message]) -> list[Segment]:
+        """Return the prompt in segments; where a message spells a control token, that text is a literal segment.
+
+        Raises:
+            ModelError: the template refuses the chat or has an error.
+        """
+        mark = secrets.token_hex(8)
+        literals: list[str] = []
+
+        def guard(match: re.Match[str]) -> str:
+            literals.append(match.group())
+            return f"{mark}:{len(literals) - 1};"
+
+        contents = [self._control.sub(guard, m.content) if self._control else m.content for m in messages]
+        turns = [{"role": m.role, "content": content} for m, content in zip(messages, contents, strict=True)]
+        prompt = self._fill(turns)
+        if not literals:
+            return [Segment(prompt, literal=False)]
+        parts = re.split(f"{mark}:([0-9]+);", prompt)
+        texts = [literals[int(part)] if odd % 2 else part for odd, part in enumerate(parts)]
+        return [Segment(text, literal=bool(odd % 2)) for odd, text in enumerate(texts) if text]
+
+    def _fill(self, turns: list[dict[str, Any]]) -> str:
+        try:
+            return self._template.render(messages=turns, add_generation_prompt=True, **self._tokens)
+        except jinja2.TemplateError as error:
+            if turns and turns[0]["role"] == "system" and len(turns) > 1:
+                return self._fill(_without_system(turns))
+            raise _template_error(error) from error
+        # A template may divide by zero or call what is not callable: any exception of it is the template's fault.
+        except Exception as error:
+            raise _template_error(error) from error
+
+
+def _without_system(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put the system prompt before the first message, for templates that know no system role (Gemma, Mistral)."""
+    system, first, *rest = turns
+    return [{"role": first["role"], "content": f"{system['content']}\n\n{first['content']}"}, *rest]
+
+
+def _raise(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _template_error(error: Exception) -> ModelError:
+    return ModelError(
+        f"The model's chat template has an error: {str(error)[:300]}. Choose another file of this model."
+    )

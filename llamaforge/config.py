@@ -1,0 +1,337 @@
+"""The config folder: settings.yaml and one file a model in models/. It knows files, not engines' insides.
+
+One broken file never hides the others: it is listed with its error and its line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from .backends import backend_names, get_backend
+from .backends.parameters import Parameters, unknown_name, validate
+from .errors import BackendError, ConfigError, LlamaForgeError, ParameterError
+from .yaml_file import YamlFile, read_raw
+
+MODEL_KEYS = ("backend", "path", "description", "parameters")
+SETTINGS_KEYS = ("default_model", "models_dir", "parameters", "guests", "plugins")
+NAME = re.compile(r"[^\W_][\w .\-]{0,63}", re.UNICODE)
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names that Windows keeps for devices
+
+
+@dataclass(slots=True)
+class Model:
+    """A registered model; `problem` says why it cannot be loaded, if it cannot."""
+
+    name: str
+    backend: str = ""
+    path: str = ""
+    description: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    file: YamlFile | None = None
+    problem: LlamaForgeError | None = None
+
+    def origin(self, parameter: str) -> str:
+        """Return where a parameter of this model stands: file and line."""
+        line = self.file.line_of("parameters", parameter) if self.file else None
+        return f"{self.name}.yaml line {line}" if line else f"{self.name}.yaml"
+
+
+@dataclass(slots=True)
+class Settings:
+    """What settings.yaml says; an absent file is all defaults."""
+
+    default_model: str | None = None
+    models_dir: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    file: YamlFile | None = None
+    problem: ConfigError | None = None
+
+
+class Config:
+    """The models and settings of one config folder.
+
+    Args:
+        folder: where settings.yaml and models/ are; by default $LLAMAFORGE_CONFIG, else ./configs if it is there,
+            else the user's own config folder.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = Path(folder).expanduser() if folder is not None else default_folder()
+        self.models: dict[str, Model] = {}
+        self.settings = Settings()
+        self._unsaved: set[str] = set()
+        self._removed: set[str] = set()
+        self.reload()
+
+    @property
+    def models_folder(self) -> Path:
+        return self.folder / "models"
+
+    def file_of(self, name: str) -> Path:
+        return self.models_folder / f"{name}.yaml"
+
+    def reload(self) -> None:
+        """Read every file anew; models added in code and not yet saved stay."""
+        self.settings = _read_settings(self.folder / "settings.yaml")
+        unsaved = {name: self.models[name] for name in self._unsaved}
+        files = sorted(self.models_folder.glob("*.yaml")) if self.models_folder.is_dir() else []
+        shown = [file for file in files if not file.name.startswith(".") and file.stem not in self._removed]
+        read = {file.stem: read_model(file) for file in shown}
+        self.models = read | unsaved
+
+    def add(self, model: Model) -> None:
+        """Put a model in, in memory only; one of the same name is replaced, its file's comments are kept.
+
+        Raises:
+            ConfigError: the name cannot be a file's name.
+            BackendError, ParameterError: the backend is unknown or a parameter wrong.
+        """
+        check_name(model.name)
+        validate(get_backend(model.backend).Parameters, model.parameters)
+        old = self.models.get(model.name)
+        if old is not None and model.file is None:
+            model.file = old.file
+        self.models[model.name] = model
+        self._unsaved.add(model.name)
+        self._removed.discard(model.name)
+
+    def remove(self, name: str) -> None:
+        """Take a model out, in memory only; save() moves its file to models/.trash/."""
+        del self.models[name]
+        self._unsaved.discard(name)
+        if self.file_of(name).exists():
+            self._removed.add(name)
+
+    def save(self, *, overwrite: bool = False) -> None:
+        """Write what was added or removed since the last save.
+
+        Raises:
+            ConfigConflict: a file changed on disk since it was read (`overwrite=True` writes all the same).
+            CannotSplice: the edit would lose comments.
+            ConfigError: the folder cannot be written.
+        """
+        for name in sorted(self._unsaved):
+            model = self.models[name]
+            model.file = self._edited(model).save(overwrite=overwrite)
+            self._unsaved.discard(name)
+        for name in sorted(self._removed):
+            _move_to_trash(self.file_of(name))
+            self._removed.discard(name)
+
+    def save_text(self, name: str, text: str, *, digest: str | None, overwrite: bool = False) -> Model:
+        """Write a model's file as a person typed it; refuse text that is no model.
+
+        Args:
+            digest: of the file as the person saw it; None for a new file.
+
+        Raises:
+            ConfigConflict: the file on disk is another by now.
+            LlamaForgeError: the text is no valid model; it says where.
+        """
+        check_name(name)
+        typed = replace(YamlFile.from_text(self.file_of(name), text), digest=digest)
+        model = _model_of(name, typed)
+        if model.problem is not None:
+            raise model.problem
+        model.file = typed.save(overwrite=overwrite)
+        self.models[name] = model
+        self._unsaved.discard(name)
+        return model
+
+    def save_parameters(self, name: str, values: Mapping[str, Any]) -> Model:
+        """Write some parameters into a model's file, on top of what the file says by now; None takes one out.
+
+        Raises:
+            LlamaForgeError: the file is broken, cannot be written, or would lose comments.
+        """
+        file = YamlFile.read(self.file_of(name))
+        old = file.data.get("parameters")
+        changes: dict[tuple[str, ...], Any] = {
+            ("parameters", key): value for key, value in values.items() if value is not None or key in (old or {})
+        }
+        return self.save_text(name, file.edited(changes).text, digest=file.digest)
+
+    def raw(self, name: str) -> tuple[str, str | None]:
+        """Return the text of a model's file, broken or not, and the digest that save_text asks for."""
+        file = self.file_of(name)
+        if file.is_file():
+            return read_raw(file)
+        return self._edited(self.models[name]).text, None
+
+    def free_name(self, name: str) -> str:
+        """Return a name for a copy that no model has."""
+        copies = (f"{name[:56]} copy{number or ''}" for number in range(1000))
+        return next(copy for copy in copies if copy not in self.models and not self.file_of(copy).exists())
+
+    def found_files(self) -> list[Path]:
+        """Return the .gguf files of `models_dir` that no model is registered for."""
+        if not self.settings.models_dir:
+            return []
+        folder = self.resolve(self.settings.models_dir)
+        known = {self.resolve(model.path) for model in self.models.values() if model.path}
+        return [file for file in sorted(folder.rglob("*.gguf")) if file not in known] if folder.is_dir() else []
+
+    def resolve(self, path: str) -> Path:
+        """Return a path as an absolute one; a relative one starts at the config folder's parent."""
+        return (self.folder.absolute().parent / Path(path).expanduser()).resolve()
+
+    def model_path(self, model: Model) -> str:
+        """Return what the backend is given: a file of this disk where there is one, else the text as it stands."""
+        resolved = self.resolve(model.path)
+        return str(resolved) if resolved.exists() or model.path.endswith(".gguf") else model.path
+
+    def _edited(self, model: Model) -> YamlFile:
+        wanted: dict[str, Any] = {"backend": model.backend, "path": model.path}
+        if model.description:
+            wanted["description"] = model.description
+        if model.file is None:
+            data = wanted | ({"parameters": model.parameters} if model.parameters else {})
+            return YamlFile.new(self.file_of(model.name), data)
+        old = model.file.data.get("parameters") or {}
+        changes: dict[tuple[str, ...], Any] = {(key,): value for key, value in wanted.items()}
+        changes |= {("parameters", key): model.parameters.get(key) for key in [*old, *model.parameters]}
+        return model.file.edited({keys: value for keys, value in changes.items() if _at(model.file, keys) != value})
+
+
+def default_folder() -> Path:
+    """Return $LLAMAFORGE_CONFIG, else ./configs if it is there, else the user's own config folder."""
+    if chosen := os.environ.get("LLAMAFORGE_CONFIG"):
+        return Path(chosen).expanduser()
+    here = Path("configs")
+    return here if here.is_dir() else Path(platformdirs.user_config_dir("llamaforge", appauthor=False))
+
+
+def check_name(name: str) -> None:
+    """Raise a ConfigError unless a name can be a file's name on every system."""
+    if not NAME.fullmatch(name) or name.endswith((" ", ".")) or RESERVED.fullmatch(name):
+        raise ConfigError(
+            "Names may use letters, numbers, space, . _ - (1 to 64 characters, the first a letter or a number). "
+            "Choose another name."
+        )
+
+
+def read_model(path: Path) -> Model:
+    """Read one model's file; what is wrong with it stands in `problem`."""
+    try:
+        check_name(path.stem)
+        return _model_of(path.stem, YamlFile.read(path))
+    except ConfigError as error:
+        return Model(path.stem, problem=error)
+
+
+def _model_of(name: str, file: YamlFile) -> Model:
+    model = Model(name, file=file)
+    try:
+        _check_keys(file, MODEL_KEYS)
+        model.backend = _text(file, "backend", example="llama.cpp")
+        model.path = _text(file, "path", example="models/file.gguf")
+        model.description = _text(file, "description", required=False)
+        model.parameters = _mapping(file, "parameters")
+        _check_parameters(file, model)
+    except LlamaForgeError as error:
+        model.problem = error
+    return model
+
+
+def _check_parameters(file: YamlFile, model: Model) -> None:
+    if model.backend not in backend_names():
+        raise file.error(unknown_name("backend", model.backend, backend_names()), "backend")
+    try:
+        validate(get_backend(model.backend).Parameters, model.parameters)
+    except ParameterError as error:
+        raise file.error(str(error), "parameters", error.name) from error
+    except BackendError as error:
+        raise file.error(str(error), "backend") from error
+
+
+def _read_settings(path: Path) -> Settings:
+    settings = Settings()
+    if not path.exists():
+        return settings
+    try:
+        file = settings.file = YamlFile.read(path)
+        _check_keys(file, SETTINGS_KEYS)
+        settings.default_model = _text(file, "default_model", required=False) or None
+        settings.models_dir = _text(file, "models_dir", required=False) or None
+        parameters = _mapping(file, "parameters")
+        _check_shared_parameters(file, parameters)
+        settings.parameters = parameters
+    except ConfigError as error:
+        settings.problem = error
+    return settings
+
+
+def _check_shared_parameters(file: YamlFile, parameters: Mapping[str, Any]) -> None:
+    """Every shared parameter must be right for each backend that knows it, and some backend must know it."""
+    schemas = list(_schemas())
+    for name, value in parameters.items():
+        knowing = [schema for schema in schemas if name in schema.model_fields]
+        if not knowing:
+            known = {known for schema in schemas for known in schema.model_fields}
+            raise file.error(unknown_name("setting", name, sorted(known)), "parameters", name)
+        try:
+            validate(knowing[0], {name: value})
+        except ParameterError as error:
+            raise file.error(str(error), "parameters", name) from error
+
+
+def _schemas() -> Iterator[type[Parameters]]:
+    for name in backend_names():
+        with contextlib.suppress(BackendError):  # a broken backend is reported where a model names it
+            yield get_backend(name).Parameters
+
+
+def _check_keys(file: YamlFile, known: tuple[str, ...]) -> None:
+    """Refuse a key that is nearly a known one; any other is the user's own and is kept."""
+    for key in file.data:
+        sentence = unknown_name("setting", key, known)
+        if key not in known and "Did you mean" in sentence:
+            raise file.error(sentence, key)
+
+
+def _text(file: YamlFile, key: str, *, example: str = "", required: bool = True) -> str:
+    value = file.data.get(key)
+    if value is None and not required:
+        return ""
+    if value is None:
+        raise file.error(f"{key!r} is missing. Add a line: {key}: {example}")
+    if not isinstance(value, str) or not value.strip():
+        raise file.error(f"{key} must be a text, found {value!r}.", key)
+    return value
+
+
+def _mapping(file: YamlFile, key: str) -> dict[str, Any]:
+    value = file.data.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise file.error(f"{key} must be lines of 'name: value' set in by two spaces, found {value!r}.", key)
+    return dict(value)
+
+
+def _at(file: YamlFile, keys: tuple[str, ...]) -> Any:
+    value: Any = file.data
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _move_to_trash(path: Path) -> None:
+    trash = path.parent / ".trash"
+    try:
+        trash.mkdir(exist_ok=True)
+        shutil.move(path, trash / f"{path.stem}.{time.strftime('%Y%m%d-%H%M%S')}.yaml")
+    except FileNotFoundError:
+        return  # somebody else removed it already: what was asked for is so
+    except OSError as error:
+        raise ConfigError(f"Could not remove the file: {error.strerror}.", file=path) from error

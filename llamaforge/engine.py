@@ -1,0 +1,81 @@
+"""One loaded backend and the one thread that touches it; answers wait in line, first come, first served.
+
+Two threads in one llama.cpp context abort the process, so nothing else may call the backend while it is loaded,
+except its `stop`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from .backends.base import BaseBackend
+from .errors import NoModelLoaded
+from .generation import Generation
+from .types import Chunk
+
+Stream = Callable[[], Iterable[Chunk]]
+
+
+class Engine:
+    """A loaded backend with its line of waiting answers."""
+
+    def __init__(self, backend: BaseBackend) -> None:
+        self.backend = backend
+        self._changed = threading.Condition()
+        self._waiting: deque[tuple[Generation, Stream]] = deque()
+        self._current: Generation | None = None
+        self._closing = False
+        # A daemon, so that a script which ends in the middle of an answer ends; LlamaForge closes it at exit.
+        self._thread = threading.Thread(target=self._work, name="llamaforge-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, stream: Stream) -> Generation:
+        """Put an answer into the line."""
+        generation = Generation(on_stop=self._stop)
+        with self._changed:
+            if self._closing:
+                raise NoModelLoaded("The model was unloaded. Load one and send your message again.")
+            self._waiting.append((generation, stream))
+            self._changed.notify()
+        return generation
+
+    def position(self, generation: Generation) -> int:
+        """Return how many answers are before this one; 0 when it is running or done."""
+        with self._changed:
+            line = [waiting for waiting, _ in self._waiting]
+            return line.index(generation) + (self._current is not None) if generation in line else 0
+
+    def close(self) -> None:
+        """Stop every answer, wait for the running one to end, and unload the model."""
+        with self._changed:
+            self._closing = True
+            everyone = [waiting for waiting, _ in self._waiting]
+            if self._current is not None:
+                everyone.append(self._current)
+            self._changed.notify()
+        for generation in everyone:
+            generation.stop()
+        self._thread.join()
+        self.backend.unload_model()
+
+    def _stop(self, generation: Generation) -> None:
+        with self._changed:
+            if generation is self._current:
+                # Inside the lock, so that the flag never hits the next answer.
+                self.backend.stop()
+                return
+            self._waiting = deque(pair for pair in self._waiting if pair[0] is not generation)
+        if not generation.running:
+            generation.end()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._current = None
+                self._changed.wait_for(lambda: self._waiting or self._closing)
+                if not self._waiting:
+                    return
+                self._current, stream = self._waiting.popleft()
+            self._current.run(stream)

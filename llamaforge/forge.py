@@ -1,0 +1,367 @@
+"""The models known, the one model loaded, and the way to talk to it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from .backends import get_backend
+from .backends.base import BaseBackend, plain_prompt
+from .backends.parameters import describe, unknown_name, validate
+from .config import Config, Model
+from .engine import Engine
+from .errors import EmptyPrompt, LlamaForgeError, LoadSuperseded, ModelError, NoModelLoaded
+from .generation import Generation
+from .memory import find_gpus, measure, verdict
+from .text_stream import as_chunks, split_reasoning
+from .types import Chunk, Message, ModelCard
+
+logger = logging.getLogger("llamaforge")
+
+State = Literal["empty", "loading", "ready", "unloading"]
+Chat = Sequence[Message | Mapping[str, str]]
+
+# Everything below space but tab and newline, and DEL: never meant, and some terminals and logs obey them.
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufeff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is loaded now. `version` grows with every change, so that a page can tell whether to redraw."""
+
+    state: State = "empty"
+    model: str | None = None
+    backend: str | None = None
+    since: float = 0.0
+    load_seconds: float | None = None
+    context_window: int | None = None
+    summary: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    error: LlamaForgeError | None = None
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """The value of a parameter and where it comes from ("this chat", "tiny.yaml line 4", "default")."""
+
+    value: Any
+    origin: str
+    is_set: bool = field(default=True)
+
+
+class LlamaForge:
+    """Every model behind one API; one of them is loaded at a time.
+
+    Args:
+        config: the config folder; see Config for where it is by default.
+    """
+
+    def __init__(self, config: str | Path | None = None) -> None:
+        self.config = Config(config)
+        self._engine: Engine | None = None
+        self._loaded: Model | None = None
+        self._close: weakref.finalize[..., Any] | None = None
+        self._status = Status()
+        self._state = threading.Lock()  # held for moments: guards status, engine and the last command
+        self._swap = threading.Lock()  # held as long as a load or unload takes
+        self._command = 0
+
+    # Models
+
+    def add_model(
+        self, name: str, path: str, backend: str, parameters: Mapping[str, Any] | None = None, description: str = ""
+    ) -> None:
+        """Make a model known, replacing one of the same name; `config.save()` writes it to the config folder.
+
+        Raises:
+            ConfigError: the name cannot be a file's name.
+            BackendError: the backend is unknown.
+            ParameterError: a parameter is unknown or out of range.
+        """
+        self.config.add(Model(name, backend, str(path), description, dict(parameters or {})))
+        self.changed()
+
+    def remove_model(self, name: str) -> None:
+        """Forget a model; `config.save()` moves its file to models/.trash/. A loaded one stays loaded."""
+        self.model(name)
+        self.config.remove(name)
+        self.changed()
+
+    def models(self) -> list[Model]:
+        """Return every registered model, also those with a problem, by name."""
+        return [self.config.models[name] for name in sorted(self.config.models, key=str.casefold)]
+
+    def model(self, name: str) -> Model:
+        """Return one registered model.
+
+        Raises:
+            ModelError: there is none of that name; names the nearest.
+        """
+        if name not in self.config.models:
+            if not self.config.models:
+                raise ModelError(f"Unknown model {name!r}. No model is registered yet.")
+            raise ModelError(unknown_name("model", name, sorted(self.config.models)))
+        return self.config.models[name]
+
+    def card(self, name: str) -> ModelCard:
+        """Return what a model's file says about itself, without loading it."""
+        model = self.model(name)
+        return get_backend(model.backend)().describe(self.config.model_path(model))
+
+    def settings_of(self, name: str, call: Mapping[str, Any] | None = None) -> dict[str, Setting]:
+        """Return each parameter of a model with its value and where that comes from.
+
+        The call wins over the model's file, that over settings.yaml, that over the model's and the engine's default.
+        """
+        model = self.model(name)
+        infos = describe(get_backend(model.backend).Parameters)
+        try:
+            defaults = self.card(name).defaults
+        except LlamaForgeError:
+            defaults = {}  # the file is gone or broken; loading it will say so
+        settings = {info.name: Setting(info.default, "default", is_set=False) for info in infos.values()}
+        settings |= {key: Setting(value, "the model", is_set=False) for key, value in defaults.items() if key in infos}
+        shared = {key: value for key, value in self.config.settings.parameters.items() if key in infos}
+        settings |= {key: Setting(value, "settings.yaml") for key, value in shared.items()}
+        settings |= {key: Setting(value, model.origin(key)) for key, value in model.parameters.items()}
+        settings |= {key: Setting(value, "this chat") for key, value in (call or {}).items() if value is not None}
+        return settings
+
+    # The loaded model
+
+    @property
+    def status(self) -> Status:
+        """What is loaded now."""
+        return self._status
+
+    def check_model(self, name: str, parameters: Mapping[str, Any] | None = None) -> str | None:
+        """Raise what would surely make loading fail; return a warning where memory is short, else None.
+
+        Raises:
+            ModelError: the file is missing, damaged or no chat model, or needs more than all memory.
+            BackendMissing: the package behind its backend is not installed.
+        """
+        model = self.model(name)
+        return self._check(model, get_backend(model.backend)(), parameters or {})
+
+    def load_model(self, name: str, parameters: Mapping[str, Any] | None = None) -> None:
+        """Load a model in place of the one that is loaded; what can be checked is checked before that is unloaded.
+
+        Args:
+            parameters: win over those of the model's file, for this load.
+
+        Raises:
+            LlamaForgeError: it cannot be loaded; a failed check leaves the old model, a failed load leaves none.
+            LoadSuperseded: a newer load or unload was asked for meanwhile.
+        """
+        command = self._next_command()
+        with self._swap:
+            self._require_newest(command, name)
+            try:
+                model = self.model(name)
+                backend = get_backend(model.backend)()
+                warning = self._check(model, backend, parameters or {})
+            except LlamaForgeError as error:
+                self._publish(replace(self._status, error=error))
+                raise
+            if warning:
+                logger.warning("%s", warning)
+            self._close_engine()
+            self._publish(Status("loading", name, model.backend, time.time()))
+            try:
+                started = time.perf_counter()
+                backend.load_model(self.config.model_path(model), self._parameters(model, parameters or {}))
+            except Exception as failure:
+                reason = _as_load_error(name, failure)
+                self._publish(Status(error=reason))
+                raise reason from failure
+            with self._state:
+                self._engine = engine = Engine(backend)
+                self._loaded = model
+                # Ends the engine's thread and frees the model when the program ends or lets go of this object.
+                self._close = weakref.finalize(self, engine.close)
+            seconds = time.perf_counter() - started
+            self._publish(_ready(model, backend, seconds))
+            self._require_newest(command, name)
+
+    def unload_model(self) -> None:
+        """Stop what is being answered and give the model's memory back."""
+        self._next_command()
+        with self._swap:
+            if self._engine is not None:
+                self._publish(replace(self._status, state="unloading"))
+            self._close_engine()
+            self._publish(Status())
+
+    # Answers
+
+    def generate(self, prompt: str, parameters: Mapping[str, Any] | None = None, *, raw: bool = False) -> str:
+        """Return the answer to one message; see generate_stream."""
+        return "".join(self.generate_stream(prompt, parameters, raw=raw))
+
+    def generate_stream(
+        self, prompt: str, parameters: Mapping[str, Any] | None = None, *, raw: bool = False
+    ) -> Generation:
+        """Answer one message, through the model's own chat template where it has one.
+
+        Args:
+            raw: send the text untouched, and return what the model continues it with, thoughts and all.
+
+        Raises:
+            GenerationError: nothing is loaded, or the prompt is empty.
+            ParameterError: a parameter is unknown or out of range.
+        """
+        if not raw:
+            return self.chat_stream([Message("user", prompt)], parameters)
+        engine, settings = self._ready_for(parameters)
+        text = _require_text(clean_text(prompt))
+        backend = engine.backend
+        return engine.submit(
+            lambda: as_chunks(
+                _or_whole(backend.generate_stream(text, settings), lambda: backend.generate(text, settings))
+            )
+        )
+
+    def chat(self, messages: Chat, parameters: Mapping[str, Any] | None = None) -> str:
+        """Return the answer to a chat; see chat_stream."""
+        return "".join(self.chat_stream(messages, parameters))
+
+    def chat_stream(self, messages: Chat, parameters: Mapping[str, Any] | None = None) -> Generation:
+        """Answer a chat.
+
+        Args:
+            messages: Message objects or {"role": …, "content": …}, the last one by the user.
+
+        Raises:
+            GenerationError: nothing is loaded, or the last message is empty.
+            ParameterError: a parameter is unknown or out of range.
+        """
+        engine, settings = self._ready_for(parameters)
+        chat = [_message(message) for message in messages]
+        _require_text(chat[-1].content if chat else "")
+        backend = engine.backend
+        return engine.submit(
+            lambda: split_reasoning(
+                _or_whole(backend.chat_stream(chat, settings), lambda: backend.generate(plain_prompt(chat), settings))
+            )
+        )
+
+    def position(self, generation: Generation) -> int:
+        """Return how many answers come before this one; 0 when it is running or done."""
+        engine = self._engine
+        return engine.position(generation) if engine is not None else 0
+
+    def changed(self) -> None:
+        """Tell every page that models or settings are no longer what they were."""
+        self._publish(self._status)
+
+    def _ready_for(self, parameters: Mapping[str, Any] | None) -> tuple[Engine, dict[str, Any]]:
+        with self._state:
+            engine, model = self._engine, self._loaded
+        if engine is None or model is None:
+            raise NoModelLoaded("No model is loaded. Choose one and press Load.")
+        return engine, self._parameters(model, parameters or {}, engine.backend.context_window)
+
+    def _parameters(self, model: Model, call: Mapping[str, Any], window: int | None = None) -> dict[str, Any]:
+        """Return what reaches the backend: the call over the model's file over settings.yaml, checked."""
+        schema = get_backend(model.backend).Parameters
+        shared = {key: value for key, value in self.config.settings.parameters.items() if key in schema.model_fields}
+        limits = {"max_tokens": window} if window else {}
+        validate(schema, call, limits=limits)
+        return validate(schema, {**shared, **model.parameters, **{k: v for k, v in call.items() if v is not None}})
+
+    def _check(self, model: Model, backend: BaseBackend, call: Mapping[str, Any]) -> str | None:
+        if model.problem is not None:
+            raise model.problem
+        path, parameters = self.config.model_path(model), self._parameters(model, call)
+        backend.check(path, parameters)
+        need = backend.memory_needed(path, parameters)
+        if need is None:
+            return None
+        hint = "Lower n_ctx in the Parameters tab, or choose a smaller model."
+        return verdict(need, measure(find_gpus()), freed=self._freed_by_unloading(), hint=hint)
+
+    def _freed_by_unloading(self) -> int:
+        engine, model = self._engine, self._loaded
+        if engine is None or model is None:
+            return 0
+        need = engine.backend.memory_needed(self.config.model_path(model), self._parameters(model, {}))
+        # The weights are mapped from the file, and the system counts mapped files as free memory already.
+        return need.kv_cache + need.compute if need is not None else 0
+
+    def _close_engine(self) -> None:
+        with self._state:
+            self._engine = self._loaded = None
+        if self._close is not None:
+            self._close()  # once: a finalizer that has run is dead
+
+    def _next_command(self) -> int:
+        with self._state:
+            self._command += 1
+            return self._command
+
+    def _require_newest(self, command: int, name: str) -> None:
+        if command != self._command:
+            raise LoadSuperseded(f"Loading {name!r} was given up: another model was asked for meanwhile.")
+
+    def _publish(self, status: Status) -> None:
+        with self._state:
+            self._status = replace(status, version=self._status.version + 1)
+
+
+def clean_text(text: str) -> str:
+    """Return a text without control characters (tab and newline stay), lone surrogates replaced by U+FFFD."""
+    return (
+        CONTROL_CHARACTERS.sub("", text.replace("\r\n", "\n"))
+        .encode("utf-16", "surrogatepass")
+        .decode("utf-16", "replace")
+    )
+
+
+def _ready(model: Model, backend: BaseBackend, seconds: float) -> Status:
+    return Status(
+        "ready",
+        model.name,
+        model.backend,
+        time.time(),
+        load_seconds=seconds,
+        context_window=backend.context_window,
+        summary=tuple(backend.summary()),
+        warnings=tuple(backend.warnings()),
+    )
+
+
+def _as_load_error(name: str, failure: Exception) -> LlamaForgeError:
+    if isinstance(failure, LlamaForgeError):
+        return failure
+    return ModelError(f"Loading {name!r} failed: {type(failure).__name__}: {failure}")
+
+
+def _message(message: Message | Mapping[str, str]) -> Message:
+    if not isinstance(message, Message):
+        message = Message(message["role"], message["content"])  # type: ignore[arg-type]
+    return Message(message.role, clean_text(message.content))
+
+
+def _require_text(text: str) -> str:
+    if not text.strip():
+        raise EmptyPrompt("Write a message first.")
+    return text
+
+
+def _or_whole(stream: Iterable[str | Chunk], whole: Callable[[], str]) -> Iterator[str | Chunk]:
+    """Yield a stream; a backend that can only answer at once yields nothing, and is asked for the whole."""
+    silent = True
+    for piece in stream:
+        silent = False
+        yield piece
+    if silent:
+        yield whole()

@@ -1,0 +1,158 @@
+"""One answer, from the moment it is asked for until its last word: a buffer that one thread fills and others read."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+
+from .errors import GenerationError, LlamaForgeError
+from .types import Chunk, FinishReason, Result, Usage
+
+
+class Generation:
+    """An answer being waited for, written, or done; safe to read and to stop from any thread.
+
+    Iterating gives the text piece by piece and raises the error that ended it, if one did. Leaving the loop early
+    stops the engine. The thoughts of a reasoning model are in `reasoning`, apart from the text.
+    """
+
+    def __init__(self, on_stop: Callable[[Generation], None]) -> None:
+        self._on_stop = on_stop
+        self._changed = threading.Condition()
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._started: float | None = None
+        self._first: float | None = None
+        self._progress: float | None = None
+        self._finish_reason: FinishReason | None = None
+        self._usage: Usage | None = None
+        self._stopping = False
+        self._result: Result | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        place = 0
+        try:
+            while True:
+                with self._changed:
+                    while len(self._text) == place and self._result is None:
+                        self._changed.wait()
+                    pieces = self._text[place:]
+                    result = self._result
+                place += len(pieces)
+                yield from pieces
+                if result is not None and not pieces:
+                    break
+        finally:
+            self.stop()
+        if result.error is not None:
+            raise result.error
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def text(self) -> str:
+        """The answer as far as it is written."""
+        return "".join(self._text)
+
+    @property
+    def reasoning(self) -> str:
+        """The thoughts before the answer, as far as they are written."""
+        return "".join(self._reasoning)
+
+    @property
+    def result(self) -> Result | None:
+        """What is known once the answer has ended; None until then."""
+        return self._result
+
+    @property
+    def progress(self) -> float | None:
+        """The share of the prompt that has been evaluated, 0 to 1; None before it starts or where unknown."""
+        return self._progress
+
+    @property
+    def running(self) -> bool:
+        """Whether the engine has begun; False while it waits in line for another answer."""
+        return self._started is not None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether stop() has been called before the end."""
+        return self._stopping
+
+    @property
+    def length(self) -> int:
+        """How many pieces of text and reasoning there are; grows with every change, so a reader can tell news."""
+        return len(self._text) + len(self._reasoning)
+
+    def stop(self) -> None:
+        """Ask the engine to end this answer; what is written stays. Harmless when it has ended."""
+        with self._changed:
+            if self._result is not None or self._stopping:
+                return
+            self._stopping = True
+        self._on_stop(self)
+
+    def wait(self, timeout: float | None = None) -> Result | None:
+        """Wait up to `timeout` seconds for the end and return the result, None if it has not ended by then."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._result is not None, timeout)
+            return self._result
+
+    def run(self, stream: Callable[[], Iterable[Chunk]]) -> None:
+        """Fill the buffer from a stream; the engine's thread calls this once."""
+        self._started = time.perf_counter()
+        error: Exception | None = None
+        try:
+            for chunk in () if self._stopping else stream():
+                # Once stopped, what still comes without text (the token counts) is taken, and no word more.
+                if self._stopping and (chunk.text or chunk.reasoning):
+                    break
+                self._append(chunk)
+        except LlamaForgeError as known:
+            error = known
+        # A backend of a user's own may raise anything; the page and the next message must go on.
+        except Exception as unknown:  # noqa: BLE001
+            error = GenerationError(f"The model stopped with an error: {type(unknown).__name__}: {unknown}")
+            error.__cause__ = unknown
+        self.end(error)
+
+    def _append(self, chunk: Chunk) -> None:
+        if chunk.text or chunk.reasoning:
+            self._first = self._first or time.perf_counter()
+        with self._changed:
+            if chunk.text:
+                self._text.append(chunk.text)
+            if chunk.reasoning:
+                self._reasoning.append(chunk.reasoning)
+            self._progress = chunk.progress if chunk.progress is not None else self._progress
+            self._usage = chunk.usage or self._usage
+            self._finish_reason = chunk.finish_reason or self._finish_reason
+            self._changed.notify_all()
+
+    def end(self, error: Exception | None = None) -> None:
+        """Write the result and wake every reader."""
+        now = time.perf_counter()
+        started = self._started or now
+        tokens = self._usage.completion_tokens if self._usage else 0
+        writing = now - self._first if self._first else 0.0
+        finish = self._finish_reason or ("cancelled" if self._stopping else "stop")
+        with self._changed:
+            self._result = Result(
+                text=self.text,
+                reasoning=self.reasoning,
+                finish_reason="error" if error else finish,
+                usage=self._usage,
+                seconds=now - started,
+                time_to_first_token=self._first - started if self._first else None,
+                tokens_per_second=(tokens - 1) / writing if tokens > 1 and writing > 0 else None,
+                error=error,
+            )
+            self._changed.notify_all()

@@ -1,0 +1,105 @@
+"""Small filters between an engine's tokens and the text a person sees; each costs the same at any length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from .types import Chunk
+
+THINK_OPEN = "<think>"
+THINK_CLOSE = "</think>"
+
+
+class StopMatcher:
+    """Cuts a stream before the first stop text in it, holding back only what may still become one."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = [text for text in stop if text]
+        self._held = ""
+        self.matched = False
+
+    def feed(self, piece: str) -> str:
+        """Return the text that is safe to show; sets `matched` once a stop text has been seen."""
+        text = self._held + piece
+        found = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
+        if found:
+            self.matched = True
+            self._held = ""
+            return text[: min(found)]
+        keep = max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def flush(self) -> str:
+        """Return what was held back; the stream has ended, so it was no stop text."""
+        held, self._held = self._held, ""
+        return held
+
+
+class ReasoningSplitter:
+    """Sends what stands between a leading <think> and </think> to `reasoning`, everything else to `text`.
+
+    Only a tag that opens the answer counts, so a model may write about <think> without losing a word.
+    """
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._state = "start"
+
+    def feed(self, piece: str) -> Chunk:
+        text = self._held + piece
+        self._held = ""
+        if self._state == "start":
+            opening = text.lstrip()
+            if len(opening) < len(THINK_OPEN) and THINK_OPEN.startswith(opening):
+                self._held = text
+                return Chunk()
+            self._state = "thinking" if opening.startswith(THINK_OPEN) else "answer"
+            text = opening[len(THINK_OPEN) :].lstrip() if self._state == "thinking" else text
+        if self._state == "thinking":
+            return self._think(text)
+        if self._state == "gap":
+            text = text.lstrip()
+            self._state = "answer" if text else "gap"
+        return Chunk(text=text)
+
+    def _think(self, text: str) -> Chunk:
+        thought, tag, answer = text.partition(THINK_CLOSE)
+        if tag:
+            self._state = "answer" if answer.lstrip() else "gap"
+            return Chunk(reasoning=thought, text=answer.lstrip())
+        keep = _overlap(text, THINK_CLOSE)
+        self._held = text[len(text) - keep :]
+        return Chunk(reasoning=text[: len(text) - keep])
+
+    def flush(self) -> Chunk:
+        """Return what was held back when the stream ends."""
+        held, self._held = self._held, ""
+        return Chunk(reasoning=held) if self._state == "thinking" else Chunk(text=held)
+
+
+def split_reasoning(stream: Iterable[str | Chunk]) -> Iterator[Chunk]:
+    """Yield the stream as chunks, with reasoning apart from the text."""
+    splitter = ReasoningSplitter()
+    for piece in stream:
+        if isinstance(piece, str):
+            yield splitter.feed(piece)
+        elif piece.text and not piece.reasoning:
+            split = splitter.feed(piece.text)
+            yield Chunk(split.text, split.reasoning, piece.finish_reason, piece.usage, piece.progress)
+        else:
+            yield piece
+    yield splitter.flush()
+
+
+def as_chunks(stream: Iterable[str | Chunk]) -> Iterator[Chunk]:
+    """Yield the stream as chunks, its text untouched."""
+    return (Chunk(text=piece) if isinstance(piece, str) else piece for piece in stream)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Return the length of the longest end of `text` that begins `stop`."""
+    for length in range(min(len(stop) - 1, len(text)), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0

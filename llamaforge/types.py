@@ -1,0 +1,81 @@
+"""The plain values that travel between the rooms. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+Role: TypeAlias = Literal["system", "user", "assistant"]
+FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a chat."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one answer; `cached_tokens` of the prompt were already in the KV cache."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a backend's stream; any field may be empty.
+
+    `progress` is the share of the prompt that has been evaluated, 0 to 1.
+    """
+
+    text: str = ""
+    reasoning: str = ""
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    progress: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What is known of an answer once it has ended; times are in seconds, None where nothing was measured."""
+
+    text: str
+    reasoning: str
+    finish_reason: FinishReason
+    usage: Usage | None
+    seconds: float
+    time_to_first_token: float | None
+    tokens_per_second: float | None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """Bytes that a loaded model takes, computed before anything is allocated."""
+
+    weights: int
+    kv_cache: int = 0
+    compute: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv_cache + self.compute
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a model says about itself before it is loaded.
+
+    `facts` are labelled texts for people, `limits` upper bounds of parameters ("n_gpu_layers": 32),
+    `defaults` the values that unset parameters will take.
+    """
+
+    facts: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, int] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
