@@ -1,0 +1,127 @@
+"""Start LlamaForge's page: flags, the library, the page, and a clean end."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+    from llamaforge import LlamaForge
+
+HERE = Path(__file__).parent
+PORT = 7860
+PORTS_TRIED = 20
+
+
+def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Return the flags of the command line."""
+    parser = argparse.ArgumentParser(prog="app.py", description="Chat with any language model from one web page.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; any but a loopback one is public")
+    parser.add_argument("--port", type=int, help=f"port to listen on (default: {PORT}, then the next free one)")
+    parser.add_argument("--share", action="store_true", help="make a public Gradio link: guests may chat, no more")
+    parser.add_argument("--config", type=Path, metavar="DIR", help="settings and models (default: configs/)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="conversations and caches (default: the user's own)")
+    parser.add_argument("--model", metavar="NAME", help="load this model instead of default_model")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the page until it is told to end; return the exit code."""
+    flags = parse_flags(arguments)
+    _take_gradio_variables_away(flags.data)
+    end = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: end.set())
+    if os.environ.get("SPACE_ID"):
+        flags.host, flags.port = "0.0.0.0", PORT
+    if flags.port is not None and not _is_free(flags.host, flags.port):
+        return _refuse(
+            f"Port {flags.port} is used by another program (maybe LlamaForge is already running). "
+            f"Use --port {flags.port + 1}."
+        )
+
+    from llamaforge import LlamaForge, LlamaForgeError
+
+    forge = LlamaForge(flags.config or os.environ.get("LLAMAFORGE_CONFIG") or HERE / "configs")
+    first = flags.model or forge.config.settings.default_model
+    try:
+        if flags.model:
+            forge.model(flags.model)
+    except LlamaForgeError as error:
+        return _refuse(str(error))
+    blocks = _launch(forge, flags)
+    if blocks is None:
+        return 2
+    if first:
+        threading.Thread(target=_load, args=(forge, first), name="first-load", daemon=True).start()
+    end.wait()
+    print("Stopping …", flush=True)
+    forge.unload_model()
+    blocks.close(verbose=False)
+    print("Stopped.", flush=True)
+    return 0
+
+
+def _launch(forge: LlamaForge, flags: argparse.Namespace) -> gr.Blocks | None:
+    try:
+        from llamaforge_ui import Access, build_ui, launch_options
+    except ImportError as error:
+        _refuse(f"The page needs packages that are not installed ({error.name}). Run: pip install -r requirements.txt")
+        return None
+    access = Access.decide(flags.host, flags.share)
+    port = flags.port or next((p for p in range(PORT, PORT + PORTS_TRIED) if _is_free(flags.host, p)), PORT)
+    if flags.port is None and port != PORT:
+        print(f"Port {PORT} is used by another program, so this is port {port}.")
+    blocks = build_ui(forge, access)
+    _app, address, public_address = blocks.launch(**launch_options(flags.host, port, share=flags.share))
+    print(f"LlamaForge is at {address}")
+    if not access.local:
+        print(f"Guests (chat only): {public_address or address}. Models and settings come from the config folder.")
+    sys.stdout.flush()
+    return blocks
+
+
+def _load(forge: LlamaForge, name: str) -> None:
+    from llamaforge import LlamaForgeError
+
+    try:
+        forge.load_model(name)
+    except LlamaForgeError as error:  # the page shows it too, with what to do
+        print(f"{name} was not loaded: {error}", flush=True)
+
+
+def _take_gradio_variables_away(data: Path | None) -> None:
+    """Nothing in the environment may open the host, share the page or run code: what Gradio needs, it is told."""
+    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+        del os.environ[name]
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    if folder := data or os.environ.get("LLAMAFORGE_DATA"):
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder).expanduser() / "cache")
+
+
+def _is_free(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _refuse(sentence: str) -> int:
+    print(sentence, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,319 @@
+"""The Chat tab: the committed turns, the one being written, and the box to write in."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from llamaforge import EmptyPrompt, Generation, GenerationError, LlamaForgeError, NoModelLoaded, clean_text
+
+from .conversation import AnswerRunning, Conversation, Start
+from .convert import LATEX, chatbot_value, notice, problem_of, shown_messages
+from .live_turn import Frame, frames
+from .page import Page, at_once, unlisted
+
+Updates = dict[Any, Any]
+
+EMPTY_CHAT = """### Chat with a model on your own computer
+
+1. In **Models**, register a GGUF file by its path.
+2. Choose it at the top and press **Load**.
+3. Write a message below. Nothing you write leaves this computer.
+"""
+EMPTY_PUBLIC_CHAT = """### Say something
+
+Write a message below. The model that answers is named at the top.
+"""
+
+
+class ChatParts(NamedTuple):
+    """The components of the tab that its handlers write to."""
+
+    turns: gr.Chatbot
+    live: gr.Markdown
+    live_status: gr.HTML
+    notice: gr.HTML
+    input: gr.Textbox
+    send: gr.Button
+    stop: gr.Button
+    regenerate: gr.Button
+    undo: gr.Button
+    new: gr.Button
+    system_prompt: gr.Textbox
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTab:
+    """Draws a conversation and its running answer."""
+
+    page: Page
+    parts: ChatParts
+
+    def settled(self, conversation: Conversation, **changes: Any) -> Updates:
+        """Return the tab as the conversation is now; `changes` name parts and their values."""
+        parts = self.parts
+        writing = conversation.running is not None
+        there = bool(conversation.turns)
+        return {
+            parts.turns: chatbot_value(conversation, without_running=True),
+            parts.live: "",
+            parts.live_status: "",
+            parts.notice: "",
+            parts.send: gr.update(visible=not writing),
+            parts.stop: gr.update(visible=writing),
+            parts.regenerate: gr.update(interactive=there and not writing),
+            parts.undo: gr.update(interactive=there and not writing),
+        } | {getattr(parts, name): value for name, value in changes.items()}
+
+    async def answer(
+        self, conversation: Conversation, begin: Callable[[], Generation | None], **changes: Any
+    ) -> AsyncIterator[Updates]:
+        """Begin an answer and draw it; where it cannot begin, say why and leave everything as it was."""
+        try:
+            generation = begin()
+        except AnswerRunning:
+            return  # a second click on Send; the first is being answered
+        except LlamaForgeError as error:
+            yield self.settled(conversation) | self.problem(error)
+            return
+        if generation is not None:
+            async for updates in self.follow(conversation, generation, **changes):
+                yield updates
+
+    async def follow(
+        self, conversation: Conversation, generation: Generation, **changes: Any
+    ) -> AsyncIterator[Updates]:
+        """Draw an answer from its beginning to its end."""
+        yield self.settled(conversation, **changes)
+        async for frame in frames(self.page.forge, generation):
+            yield {self.parts.live: _live_text(frame), self.parts.live_status: _live_status(frame)}
+        result = generation.result
+        error = problem_of(result.error if result else None)
+        unanswered = conversation.forget_failed()
+        restored = {} if unanswered is None else {"input": unanswered}
+        yield self.settled(conversation, notice=notice(error), **restored)
+
+    @property
+    def model(self) -> str:
+        """The name of the loaded model."""
+        return self.page.forge.status.model or ""
+
+    def start(self, request: gr.Request) -> Start:
+        """Return what starts an answer with this visitor's parameters."""
+        parameters = self.page.overrides(request, self.model, "generate")
+        return lambda messages: self.page.forge.chat_stream(messages, parameters)
+
+    def problem(self, error: LlamaForgeError) -> Updates:
+        """Return an error as a sentence above the box; guests are told no more than that there is one."""
+        text = str(error)
+        if not self.page.access.local and isinstance(error, NoModelLoaded):
+            text = "The model is not available right now. Please try again later."
+        return {self.parts.notice: notice(text)}
+
+
+def build_chat_tab(page: Page, blocks: gr.Blocks) -> ChatTab:
+    """Build the tab's components and their handlers."""
+    tab = ChatTab(page, _components(page))
+    _wire_asking(tab)
+    _wire_editing(tab)
+    _wire_visit(tab, blocks)
+    _publish_endpoint(page)
+    return tab
+
+
+def _components(page: Page) -> ChatParts:
+    with gr.Column(elem_id="chat-log"):
+        turns = gr.Chatbot(
+            elem_id="chat-turns",
+            label="Conversation",
+            show_label=False,
+            container=False,
+            height=None,
+            autoscroll=False,
+            editable="all",
+            buttons=["copy"],
+            latex_delimiters=LATEX,
+            reasoning_tags=[],
+            allow_tags=False,
+            feedback_options=None,
+            layout="bubble",
+            placeholder=EMPTY_CHAT if page.access.local else EMPTY_PUBLIC_CHAT,
+        )
+        live = gr.Markdown(elem_id="live-turn", latex_delimiters=LATEX, line_breaks=True, container=False)
+        live_status = gr.HTML(elem_id="live-status")
+    with gr.Column(elem_id="composer"):
+        notice_line = gr.HTML(elem_id="chat-notice")
+        with gr.Row(elem_id="composer-row"):
+            box = gr.Textbox(
+                elem_id="chat-input",
+                label="Message",
+                show_label=False,
+                placeholder="Write a message. Enter sends, Shift+Enter begins a new line.",
+                lines=1,
+                max_lines=8,
+                scale=8,
+                autofocus=True,
+                container=False,
+            )
+            send = gr.Button("Send", elem_id="send", variant="primary", scale=1, min_width=88)
+            stop = gr.Button("Stop", elem_id="stop", variant="stop", scale=1, min_width=88, visible=False)
+        with gr.Row(elem_id="chat-actions"):
+            regenerate = gr.Button("Regenerate", elem_id="regenerate", size="sm", min_width=80, interactive=False)
+            undo = gr.Button("Undo", elem_id="undo", size="sm", min_width=60, interactive=False)
+            new = gr.Button("New chat", elem_id="new-chat", size="sm", min_width=80)
+    with gr.Accordion("System prompt", open=False, elem_id="system-prompt-fold"):
+        system_prompt = gr.Textbox(
+            elem_id="system-prompt",
+            label="System prompt",
+            show_label=False,
+            info="What the model is told before the conversation begins. It holds for this chat.",
+            lines=2,
+            max_lines=12,
+        )
+    return ChatParts(turns, live, live_status, notice_line, box, send, stop, regenerate, undo, new, system_prompt)
+
+
+def _wire_asking(tab: ChatTab) -> None:
+    page, parts = tab.page, tab.parts
+
+    @page.access.handler("guest")
+    async def send(values: Updates, request: gr.Request) -> AsyncIterator[Updates]:
+        conversation = page.conversation(request)
+
+        def begin() -> Generation:
+            return conversation.ask(_required(values[parts.input]), tab.start(request), tab.model)
+
+        async for updates in tab.answer(conversation, begin, input=""):
+            yield updates
+
+    @page.access.handler("guest")
+    async def regenerate(request: gr.Request) -> AsyncIterator[Updates]:
+        conversation = page.conversation(request)
+        async for updates in tab.answer(conversation, lambda: conversation.regenerate(tab.start(request), tab.model)):
+            yield updates
+
+    @page.access.handler("guest")
+    def stop(request: gr.Request) -> None:
+        page.conversation(request).stop()
+
+    outputs = list(parts)
+    gr.on(
+        [parts.input.submit, parts.send.click],
+        send,
+        {parts.input},
+        outputs,
+        concurrency_limit=None,
+        **unlisted(),
+    )
+    gr.on([parts.regenerate.click, parts.turns.retry], regenerate, None, outputs, concurrency_limit=None, **unlisted())
+    parts.stop.click(stop, None, None, **at_once())
+
+
+def _wire_editing(tab: ChatTab) -> None:
+    page, parts = tab.page, tab.parts
+
+    @page.access.handler("guest")
+    async def edit(change: gr.EditData, request: gr.Request) -> AsyncIterator[Updates]:
+        conversation = page.conversation(request)
+        index = change.index if isinstance(change.index, int) else change.index[0]
+        shown = shown_messages(conversation)
+
+        def begin() -> Generation | None:
+            text = _required(str(change.value))
+            if not (0 <= index < len(shown) and shown[index].editable):
+                raise GenerationError("Only messages can be edited.")
+            answered_anew = conversation.edit(shown[index].turn, text)
+            return conversation.regenerate(tab.start(request), tab.model) if answered_anew else None
+
+        async for updates in tab.answer(conversation, begin):
+            yield updates
+
+    @page.access.handler("guest")
+    def undo(values: Updates, request: gr.Request) -> Updates:
+        conversation = page.conversation(request)
+        text = conversation.undo()
+        # A message that is being written is not overwritten by the one that comes back.
+        return tab.settled(conversation, **({} if (values[parts.input] or "").strip() else {"input": text}))
+
+    @page.access.handler("guest")
+    def new_chat(request: gr.Request) -> Updates:
+        conversation = page.conversation(request)
+        conversation.clear()
+        return tab.settled(conversation)
+
+    @page.access.handler("guest")
+    def set_system_prompt(values: Updates, request: gr.Request) -> None:
+        page.conversation(request).system_prompt = clean_text(values[parts.system_prompt] or "")
+
+    outputs = list(parts)
+    parts.turns.edit(edit, None, outputs, concurrency_limit=None, **unlisted())
+    gr.on([parts.undo.click, parts.turns.undo], undo, {parts.input}, outputs, **at_once())
+    parts.new.click(new_chat, None, outputs, **at_once())
+    parts.system_prompt.input(set_system_prompt, {parts.system_prompt}, None, trigger_mode="always_last", **at_once())
+
+
+def _wire_visit(tab: ChatTab, blocks: gr.Blocks) -> None:
+    page, parts = tab.page, tab.parts
+    tab_key = gr.Textbox(visible="hidden")
+
+    @page.access.handler("guest")
+    async def arrive(key: str, request: gr.Request) -> AsyncIterator[Updates]:
+        """A page was opened or reloaded: show what this tab's conversation holds."""
+        conversation = page.conversations.attach(request.session_hash or "", str(key))
+        running = conversation.running
+        if running is None:
+            yield tab.settled(conversation, system_prompt=conversation.system_prompt)
+            return
+        async for updates in tab.follow(conversation, running, system_prompt=conversation.system_prompt):
+            yield updates
+
+    @page.access.handler("guest")
+    def leave(request: gr.Request) -> None:
+        page.conversations.leave(request.session_hash or "")
+
+    blocks.load(
+        arrive, tab_key, list(parts), js="() => window.llamaforge.tabKey()", concurrency_limit=None, **unlisted()
+    )
+    blocks.unload(leave)
+
+
+def _publish_endpoint(page: Page) -> None:
+    """Publish /chat for gradio_client: a message in, the answer so far out, one conversation a visitor."""
+
+    @page.access.handler("guest")
+    async def chat(message: str, request: gr.Request) -> AsyncIterator[str]:
+        conversation = page.conversation(request)
+        generation = conversation.ask(_required(message), page.forge.chat_stream, page.forge.status.model or "")
+        try:
+            async for frame in frames(page.forge, generation):
+                if frame.text:
+                    yield frame.text
+        finally:
+            generation.stop()
+        if generation.result is not None and generation.result.error is not None:
+            conversation.forget_failed()
+            raise generation.result.error
+        yield generation.text
+
+    gr.api(chat, api_name="chat", concurrency_limit=None)
+
+
+def _required(text: str | None) -> str:
+    text = clean_text(text or "")
+    if not text.strip():
+        raise EmptyPrompt("Write a message first.")
+    return text
+
+
+def _live_text(frame: Frame) -> str:
+    if frame.text or not frame.reasoning:
+        return frame.text
+    return "\n".join(f"> {line}" for line in frame.reasoning.splitlines())
+
+
+def _live_status(frame: Frame) -> str:
+    return f'<span class="lf-pulse"></span>{html.escape(frame.status)}' if frame.status else ""

@@ -1,0 +1,182 @@
+"""Conversations as the server keeps them; the browser sends an id and new text, never history. Knows no Gradio."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llamaforge import Generation, LlamaForgeError, Message, Result
+
+Start = Callable[[Sequence[Message]], Generation]
+
+
+class AnswerRunning(LlamaForgeError):
+    """The chat's last answer is still being written."""
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one side said; an answer that is being written is read straight from its generation."""
+
+    role: str
+    said: str = ""
+    generation: Generation | None = None
+    model: str = ""
+
+    @property
+    def text(self) -> str:
+        return self.generation.text if self.generation is not None else self.said
+
+    @property
+    def reasoning(self) -> str:
+        return self.generation.reasoning if self.generation is not None else ""
+
+    @property
+    def result(self) -> Result | None:
+        return self.generation.result if self.generation is not None else None
+
+
+@dataclass(slots=True)
+class Conversation:
+    """One chat of one visitor."""
+
+    turns: list[Turn] = field(default_factory=list)
+    system_prompt: str = ""
+    parameters: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each model, as this visitor set them
+    sessions: set[str] = field(default_factory=set)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def running(self) -> Generation | None:
+        """The answer that is being written or waits for its turn; None when the chat may go on.
+
+        A stopped one gets no word more, so the chat goes on even while the engine still comes to rest.
+        """
+        last = self.turns[-1].generation if self.turns else None
+        return last if last is not None and last.result is None and not last.stopping else None
+
+    def messages(self) -> list[Message]:
+        """Return what the model is given: the system prompt and every turn that holds text."""
+        system = [Message("system", self.system_prompt)] if self.system_prompt.strip() else []
+        said = [Message("user" if turn.role == "user" else "assistant", turn.text) for turn in self.turns if turn.text]
+        return system + said
+
+    def ask(self, text: str, start: Start, model: str) -> Generation:
+        """Add the visitor's message and start its answer; where that fails, the chat is as before.
+
+        Raises:
+            AnswerRunning: the last answer is still being written.
+        """
+        with self._lock:
+            self._require_idle()
+            self.turns.append(Turn("user", text))
+            try:
+                return self._answer(start, model)
+            except LlamaForgeError:
+                self.turns.pop()
+                raise
+
+    def regenerate(self, start: Start, model: str) -> Generation | None:
+        """Answer the last message anew; None where there is none. The old answer stays where the start fails."""
+        with self._lock:
+            self._require_idle()
+            old = self.turns.pop() if self.turns and self.turns[-1].role == "assistant" else None
+            try:
+                return self._answer(start, model) if self.turns else None
+            except LlamaForgeError:
+                if old is not None:
+                    self.turns.append(old)
+                raise
+
+    def edit(self, index: int, text: str) -> bool:
+        """Replace what was said in a turn; True where it was the visitor's, whose later turns are dropped with it."""
+        with self._lock:
+            self._require_idle()
+            if not 0 <= index < len(self.turns):
+                return False
+            role = self.turns[index].role
+            self.turns[index] = Turn(role, text)
+            if role == "user":
+                del self.turns[index + 1 :]
+            return role == "user"
+
+    def undo(self) -> str:
+        """Take the last message and its answer back and return the message's text."""
+        with self._lock:
+            self._require_idle()
+            if self.turns and self.turns[-1].role == "assistant":
+                self.turns.pop()
+            return self.turns.pop().text if self.turns else ""
+
+    def forget_failed(self) -> str | None:
+        """Where the last answer failed before its first word, take it and its message back; return the message."""
+        with self._lock:
+            last = self.turns[-1] if self.turns else None
+            failed = last is not None and last.result is not None and last.result.error is not None
+            return self.undo() if failed and last is not None and not (last.text or last.reasoning) else None
+
+    def clear(self) -> None:
+        """Begin anew; a running answer is stopped."""
+        with self._lock:
+            self.stop()
+            self.turns = []
+
+    def stop(self) -> None:
+        """Stop the running answer; what is written stays."""
+        if self.running is not None:
+            self.running.stop()
+
+    def _answer(self, start: Start, model: str) -> Generation:
+        generation = start(self.messages())
+        self.turns.append(Turn("assistant", generation=generation, model=model))
+        return generation
+
+    def _require_idle(self) -> None:
+        if self.running is not None:
+            raise AnswerRunning("An answer is still being written. Stop it or wait for its end.")
+
+
+class Conversations:
+    """Every visitor's conversation in memory; beyond `most` the one idle for longest is dropped."""
+
+    def __init__(self, most: int = 200) -> None:
+        self._most = most
+        self._known: OrderedDict[str, Conversation] = OrderedDict()
+        self._of_session: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def attach(self, session: str, key: str) -> Conversation:
+        """Give a browser tab the conversation that it had before a reload, by the key that only that tab knows."""
+        with self._lock:
+            self._of_session[session] = key if len(key) >= 32 else secrets.token_hex(16)
+        return self.of(session)
+
+    def of(self, session: str) -> Conversation:
+        """Return a session's conversation, a new one for a new session."""
+        with self._lock:
+            key = self._of_session.setdefault(session, secrets.token_hex(16))
+            conversation = self._known.setdefault(key, Conversation())
+            self._known.move_to_end(key)
+            conversation.sessions.add(session)
+            self._drop_idle()
+            return conversation
+
+    def leave(self, session: str) -> None:
+        """A tab was closed: stop its answer unless another tab shows it; the text stays for a reload."""
+        with self._lock:
+            key = self._of_session.pop(session, None)
+            conversation = self._known.get(key) if key else None
+        if conversation is not None:
+            conversation.sessions.discard(session)
+            if not conversation.sessions:
+                conversation.stop()
+
+    def _drop_idle(self) -> None:
+        for key in [key for key, known in self._known.items() if known.running is None]:
+            if len(self._known) <= self._most:
+                return
+            del self._known[key]

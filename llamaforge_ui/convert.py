@@ -1,0 +1,120 @@
+"""Between plain values and what Gradio shows: turns as chatbot messages, figures as text, errors as sentences."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+from llamaforge import GenerationError, LlamaForgeError, Result, Status
+
+from .conversation import Conversation, Turn
+
+SHOWN_TURNS = 40
+LATEX: list[dict[str, str | bool]] = [
+    {"left": "$$", "right": "$$", "display": True},
+    {"left": "\\[", "right": "\\]", "display": True},
+    {"left": "\\(", "right": "\\)", "display": False},
+]
+ENDINGS = {"stop": "finished", "cancelled": "stopped by you", "error": "ended by an error"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One message as the chatbot shows it, and the turn that it belongs to; only `editable` ones are said text."""
+
+    message: dict[str, Any]
+    turn: int
+    editable: bool = True
+
+
+def shown_messages(conversation: Conversation, *, without_running: bool = False) -> list[Shown]:
+    """Return the last turns as chatbot messages; a turn may be several: thoughts, text, figures."""
+    turns = list(enumerate(conversation.turns))
+    if without_running and conversation.running is not None:
+        turns = turns[:-1]
+    return [shown for index, turn in turns[-SHOWN_TURNS:] for shown in _shown(index, turn)]
+
+
+def chatbot_value(conversation: Conversation, *, without_running: bool = False) -> list[dict[str, Any]]:
+    return [shown.message for shown in shown_messages(conversation, without_running=without_running)]
+
+
+def _shown(index: int, turn: Turn) -> list[Shown]:
+    if turn.role == "user":
+        return [Shown(_message("user", turn.text), index)]
+    parts = []
+    if turn.reasoning:
+        # Folded, but open where the thoughts are all there is, so that an answer is never hidden entirely.
+        state = "done" if turn.text else "pending"
+        parts.append(Shown(_message("assistant", turn.reasoning, title="Thoughts", status=state), index, False))
+    if turn.text:
+        parts.append(Shown(_message("assistant", turn.text), index))
+    if turn.result is not None:
+        parts.append(Shown(_message("assistant", _details(turn), title=figures(turn.result)), index, False))
+    return parts
+
+
+def _message(role: str, text: str, **metadata: str) -> dict[str, Any]:
+    # As a list with one text: a bare str would lose its leading indentation in Gradio.
+    message: dict[str, Any] = {"role": role, "content": [{"type": "text", "text": text}]}
+    return message | ({"metadata": metadata} if metadata else {})
+
+
+def _details(turn: Turn) -> str:
+    result = turn.result
+    lines = [f"Model: {turn.model}"] if turn.model else []
+    if result is not None and result.usage is not None:
+        cached = f", {result.usage.cached_tokens:,} of them from the cache" if result.usage.cached_tokens else ""
+        lines.append(f"Prompt: {result.usage.prompt_tokens:,} tokens{cached}")
+    if result is not None and result.error is not None:
+        lines.append(str(result.error))
+    return "\n\n".join(lines)
+
+
+def figures(result: Result) -> str:
+    """Return the line under an answer: "312 tokens · 0.4 s to first · 41 tokens/s · stopped at 512"."""
+    parts = []
+    if result.usage is not None:
+        count = result.usage.completion_tokens
+        parts.append(f"{count:,} token{'' if count == 1 else 's'}")
+    if result.time_to_first_token is not None:
+        parts.append(f"{seconds(result.time_to_first_token)} to first")
+    if result.tokens_per_second is not None:
+        parts.append(f"{result.tokens_per_second:,.0f} tokens/s")
+    length = f"stopped at {result.usage.completion_tokens:,} tokens" if result.usage else "stopped at the limit"
+    parts.append(length if result.finish_reason == "length" else ENDINGS[result.finish_reason])
+    return " · ".join(parts)
+
+
+def seconds(value: float) -> str:
+    """Return a duration as a person reads it: "0.04 s", "3.2 s", "2 min 5 s"."""
+    if value >= 60:
+        return f"{value // 60:.0f} min {value % 60:.0f} s"
+    return f"{value:.2f} s" if value < 1 else f"{value:.1f} s"
+
+
+def notice(text: str, kind: str = "problem") -> str:
+    """Return a sentence as HTML that stands where the cause is; empty for no text."""
+    role = "alert" if kind == "problem" else "status"
+    return f'<p class="lf-{kind}" role="{role}">{html.escape(text)}</p>' if text else ""
+
+
+def status_line(status: Status, elapsed: float, *, public: bool) -> str:
+    """Return the state of the model as HTML: a dot, a word, and facts."""
+    texts = {
+        "empty": "nothing loaded",
+        "loading": f"loading {status.model} · {elapsed:.0f} s",
+        "unloading": "unloading",
+        "ready": "ready",
+    }
+    facts = [] if public or status.state != "ready" else list(status.summary)
+    text = " · ".join([texts[status.state], *facts])
+    return f'<span class="lf-dot lf-{status.state}"></span><span>{html.escape(text)}</span>'
+
+
+def problem_of(error: Exception | None) -> str:
+    """Return an error as a sentence for the page; what is no sentence of ours stays in the terminal."""
+    if error is None:
+        return ""
+    return str(error) if isinstance(error, LlamaForgeError) else str(GenerationError("Something went wrong."))

@@ -1,0 +1,145 @@
+"""The bar above the tabs: which model, how it is, load and unload."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from llamaforge import LlamaForgeError, LoadSuperseded
+
+from .convert import notice, status_line
+from .page import Page, unlisted
+
+POLL_SECONDS = 2
+DRAW_SECONDS = 0.4
+
+Updates = dict[Any, Any]
+
+
+class BarParts(NamedTuple):
+    """The components of the bar; guests have only the status."""
+
+    select: gr.Dropdown
+    status: gr.HTML
+    load: gr.Button
+    unload: gr.Button
+    notice: gr.HTML
+    force: gr.Button
+
+
+@dataclass(frozen=True, slots=True)
+class ModelBar:
+    """Draws what is loaded and which models there are."""
+
+    page: Page
+    parts: BarParts
+
+    def view(self) -> Updates:
+        """Return the bar as things are now; the chosen model stays chosen."""
+        status = self.page.forge.status
+        busy = status.state in ("loading", "unloading")
+        return {
+            self.parts.select: gr.update(choices=choices(self.page)),
+            self.parts.status: self.status_html(),
+            self.parts.load: gr.update(interactive=not busy),
+            self.parts.unload: gr.update(interactive=status.state != "empty"),
+            self.parts.notice: self._notices(),
+            self.parts.force: gr.update(visible=False),
+        }
+
+    async def load(self, name: str | None, request: gr.Request, *, force: bool) -> AsyncIterator[Updates]:
+        """Load a model and draw how it goes; where memory is short, ask first."""
+        if not name:
+            yield {self.parts.notice: notice("Choose a model first. To add one, open the Models tab.")}
+            return
+        settings = self.page.overrides(request, name, "load")
+        try:
+            warning = await asyncio.to_thread(self.page.forge.check_model, name, settings)
+            if warning and not force:
+                yield {self.parts.notice: notice(warning, "warning"), self.parts.force: gr.update(visible=True)}
+                return
+            loading = asyncio.ensure_future(asyncio.to_thread(self.page.forge.load_model, name, settings))
+            while not (await asyncio.wait({loading}, timeout=DRAW_SECONDS))[0]:
+                yield self.view()
+            loading.result()
+        except LoadSuperseded:
+            pass  # the newer command draws what came of it
+        except LlamaForgeError as error:
+            yield self.view() | {self.parts.notice: notice(str(error))}
+            return
+        yield self.view()
+
+    def status_html(self) -> str:
+        status = self.page.forge.status
+        elapsed = time.time() - status.since if status.state == "loading" else 0.0
+        return status_line(status, elapsed, public=not self.page.access.local)
+
+    def _notices(self) -> str:
+        status, settings = self.page.forge.status, self.page.forge.config.settings
+        problem = str(settings.problem) if settings.problem else ""
+        error = str(status.error) if status.error else ""
+        return notice(problem) + notice(error) + "".join(notice(text, "warning") for text in status.warnings)
+
+
+def choices(page: Page) -> list[tuple[str, str]]:
+    """Return the models for a list: what it shows, and the name."""
+    return [(f"{model.name} (broken)" if model.problem else model.name, model.name) for model in page.forge.models()]
+
+
+def build_model_bar(page: Page) -> ModelBar:
+    """Build the owner's bar and its handlers."""
+    chosen = page.forge.status.model or page.forge.config.settings.default_model
+    known = page.forge.config.models
+    with gr.Row(elem_id="model-bar"):
+        select = gr.Dropdown(
+            choices(page),
+            value=chosen if chosen in known else next(iter(sorted(known)), None),
+            elem_id="model-select",
+            label="Model",
+            show_label=False,
+            container=False,
+            scale=2,
+            min_width=120,
+        )
+        status = gr.HTML(elem_id="model-status")
+        load = gr.Button("Load", elem_id="load-model", variant="primary", size="sm", scale=0, min_width=70)
+        unload = gr.Button("Unload", elem_id="unload-model", size="sm", scale=0, min_width=70)
+    notice_line = gr.HTML(elem_id="model-notice")
+    force = gr.Button("Load anyway", elem_id="load-anyway", size="sm", visible=False)
+    bar = ModelBar(page, BarParts(select, status, load, unload, notice_line, force))
+    _wire_loading(bar)
+    return bar
+
+
+def build_guest_bar(page: Page) -> gr.HTML:
+    """Build what guests see of the model: its name and whether it is ready."""
+    with gr.Row(elem_id="model-bar"):
+        return gr.HTML(elem_id="model-status")
+
+
+def _wire_loading(bar: ModelBar) -> None:
+    page, parts = bar.page, bar.parts
+
+    @page.access.handler("owner")
+    async def load(values: Updates, request: gr.Request) -> AsyncIterator[Updates]:
+        async for updates in bar.load(values[parts.select], request, force=False):
+            yield updates
+
+    @page.access.handler("owner")
+    async def load_anyway(values: Updates, request: gr.Request) -> AsyncIterator[Updates]:
+        async for updates in bar.load(values[parts.select], request, force=True):
+            yield updates
+
+    @page.access.handler("owner")
+    def unload(request: gr.Request) -> Updates:
+        page.forge.unload_model()
+        return bar.view()
+
+    parts.load.click(load, {parts.select}, list(parts), concurrency_limit=None, **unlisted())
+    parts.force.click(load_anyway, {parts.select}, list(parts), concurrency_limit=None, **unlisted())
+    parts.unload.click(unload, None, list(parts), concurrency_limit=None, **unlisted())

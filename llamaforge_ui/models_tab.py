@@ -1,0 +1,361 @@
+"""The Models tab: what is registered, what a file says about itself, and register, edit, duplicate, remove."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gradio as gr
+from gradio.blocks import Block
+
+from llamaforge import (
+    BackendMissing,
+    ConfigConflict,
+    LlamaForgeError,
+    Model,
+    ModelError,
+    backend_names,
+    format_bytes,
+    get_backend,
+)
+
+from .convert import notice
+from .model_bar import ModelBar
+from .page import Page, at_once
+
+Updates = dict[Any, Any]
+
+NO_MODELS = "No model is registered yet. Register a GGUF file below: its path on this computer is all that is needed."
+
+
+class ModelsParts(NamedTuple):
+    """The components of the tab that its handlers write to."""
+
+    list: gr.Radio
+    card: gr.HTML
+    actions: gr.Row
+    notice: gr.HTML
+    editor: gr.Group
+    text: gr.Code
+    overwrite: gr.Button
+    confirm: gr.Group
+    question: gr.HTML
+    found: gr.Dropdown
+    name: gr.Textbox
+    path: gr.Textbox
+    backend: gr.Dropdown
+    register_notice: gr.HTML
+
+
+class Actions(NamedTuple):
+    """The buttons of the tab."""
+
+    edit: gr.Button
+    duplicate: gr.Button
+    remove: gr.Button
+    reload: gr.Button
+    save: gr.Button
+    save_copy: gr.Button
+    close: gr.Button
+    yes: gr.Button
+    no: gr.Button
+    register: gr.Button
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsTab:
+    """Draws the registered models and the one that is chosen in the bar."""
+
+    page: Page
+    bar: ModelBar
+    parts: ModelsParts
+
+    def view(self, chosen: str | None) -> Updates:
+        """Return list and card as things are now, with a model chosen."""
+        models = self.page.forge.models()
+        names = [model.name for model in models]
+        chosen = chosen if chosen in names else next(iter(names), None)
+        found = self.page.forge.config.found_files()
+        return {
+            self.parts.list: gr.update(choices=[(self._row(model), model.name) for model in models], value=chosen),
+            self.parts.card: self.card(chosen),
+            self.parts.actions: gr.update(visible=chosen is not None),
+            self.parts.found: gr.update(choices=[(file.name, str(file)) for file in found], visible=bool(found)),
+            self.bar.parts.select: gr.update(choices=[(_label(model), model.name) for model in models], value=chosen),
+        }
+
+    def _row(self, model: Model) -> str:
+        status = self.page.forge.status
+        state = f" — {status.state}" if status.model == model.name else ""
+        if model.problem is not None:
+            return f"{model.name} — broken: {model.problem}"
+        return f"{model.name} — {model.backend}{_size(self.page, model)}{state}"
+
+    def card(self, name: str | None) -> str:
+        """Return what the chosen model's file says about itself, as an HTML table."""
+        if name is None:
+            return notice(NO_MODELS, "hint")
+        model = self.page.forge.model(name)
+        if model.problem is not None:
+            return notice(f"{model.problem}") + notice("Edit the file here, or by hand and press Reload.", "hint")
+        facts = {"Model": name, "Backend": model.backend, "Path": model.path, "Description": model.description}
+        try:
+            facts |= self.page.forge.card(name).facts
+        except LlamaForgeError as error:
+            return _table(facts) + notice(str(error))
+        return _table(facts)
+
+
+def build_models_tab(page: Page, bar: ModelBar) -> ModelsTab:
+    """Build the tab's components and their handlers."""
+    parts, actions = _components()
+    tab = ModelsTab(page, bar, parts)
+    _wire_choice(tab, actions)
+    _wire_editor(tab, actions)
+    _wire_removal(tab, actions)
+    _wire_registration(tab, actions)
+    return tab
+
+
+def _components() -> tuple[ModelsParts, Actions]:
+    with gr.Row(elem_id="models-head"):
+        gr.Markdown("#### Registered models", container=False)
+        reload = gr.Button("Reload", elem_id="reload-models", size="sm", scale=0, min_width=80)
+    models = gr.Radio([], elem_id="models-list", label="Registered models", show_label=False, container=False)
+    card = gr.HTML(elem_id="model-card")
+    with gr.Row(visible=False, elem_id="model-actions") as row:
+        edit = gr.Button("Edit", elem_id="edit-model", size="sm", min_width=80)
+        duplicate = gr.Button("Duplicate", elem_id="duplicate-model", size="sm", min_width=80)
+        remove = gr.Button("Remove", elem_id="remove-model", size="sm", min_width=80)
+    with gr.Group(visible=False, elem_id="confirm-remove") as confirm:
+        question = gr.HTML(padding=True)
+        with gr.Row():
+            yes = gr.Button("Remove", variant="stop", elem_id="confirm-remove-yes", size="sm")
+            no = gr.Button("Keep", elem_id="confirm-remove-no", size="sm")
+    with gr.Group(visible=False, elem_id="model-editor") as editor:
+        text = gr.Code(language="yaml", label="The model's file", elem_id="model-text", interactive=True)
+        with gr.Row():
+            save = gr.Button("Save", variant="primary", elem_id="save-model", size="sm", min_width=80)
+            overwrite = gr.Button("Overwrite", elem_id="overwrite-model", size="sm", min_width=80, visible=False)
+            save_copy = gr.Button("Save as copy", elem_id="save-model-copy", size="sm", min_width=80)
+            close = gr.Button("Close", elem_id="close-editor", size="sm", min_width=80)
+    notice_line = gr.HTML(elem_id="models-notice")
+    registration, register = _registration_form()
+    parts = ModelsParts(models, card, row, notice_line, editor, text, overwrite, confirm, question, *registration)
+    return parts, Actions(edit, duplicate, remove, reload, save, save_copy, close, yes, no, register)
+
+
+def _registration_form() -> tuple[tuple[gr.Dropdown, gr.Textbox, gr.Textbox, gr.Dropdown, gr.HTML], gr.Button]:
+    gr.Markdown("#### Register a model", container=False)
+    found = gr.Dropdown([], elem_id="register-found", label="Found in your models folder", visible=False)
+    path = gr.Textbox(
+        elem_id="register-path",
+        label="Path",
+        placeholder="/home/you/models/llama-3-8b-q4_k_m.gguf",
+        info="The file on this computer; it stays where it is.",
+    )
+    with gr.Row():
+        name = gr.Textbox(elem_id="register-name", label="Name", placeholder="from the file, if left empty")
+        backend = gr.Dropdown(backend_names(), value="llama.cpp", elem_id="register-backend", label="Backend")
+    register = gr.Button("Register", elem_id="register-model", variant="primary")
+    line = gr.HTML(elem_id="register-notice")
+    return (found, name, path, backend, line), register
+
+
+def _wire_choice(tab: ModelsTab, actions: Actions) -> None:
+    page, parts = tab.page, tab.parts
+
+    @page.access.handler("owner")
+    def choose(values: Updates, request: gr.Request) -> Updates:
+        return _closed(tab) | tab.view(values[parts.list])
+
+    @page.access.handler("owner")
+    def choose_in_bar(values: Updates, request: gr.Request) -> Updates:
+        return _closed(tab) | tab.view(values[tab.bar.parts.select])
+
+    @page.access.handler("owner")
+    def reload(values: Updates, request: gr.Request) -> Updates:
+        page.forge.config.reload()
+        page.forge.changed()
+        return _closed(tab) | tab.view(values[parts.list]) | {parts.notice: notice("Read again from disk.", "hint")}
+
+    outputs = [*parts, tab.bar.parts.select]
+    parts.list.input(choose, {parts.list}, outputs, **at_once())
+    tab.bar.parts.select.input(choose_in_bar, {tab.bar.parts.select}, outputs, **at_once())
+    actions.reload.click(reload, {parts.list}, outputs, **at_once())
+
+
+def _wire_editor(tab: ModelsTab, actions: Actions) -> None:
+    page, parts = tab.page, tab.parts
+    opened = gr.State(("", None))  # the name and digest of the file as it was read into the editor
+
+    @page.access.handler("owner")
+    def edit(values: Updates, request: gr.Request) -> Updates:
+        name = values[parts.list]
+        page.forge.model(name)
+        text, digest = page.forge.config.raw(name)
+        return _closed(tab) | {
+            parts.editor: gr.update(visible=True),
+            parts.text: gr.update(value=text, label=f"{name}.yaml"),
+            opened: (name, digest),
+        }
+
+    def written(values: Updates, name: str, digest: str | None, *, overwrite: bool = False) -> Updates:
+        try:
+            page.forge.config.save_text(name, values[parts.text], digest=digest, overwrite=overwrite)
+        except ConfigConflict:
+            text = f"{name}.yaml was changed elsewhere since you opened it. Your text is kept here."
+            return {parts.notice: notice(text), parts.overwrite: gr.update(visible=True)}
+        except LlamaForgeError as error:
+            return {parts.notice: notice(f"Not saved. {error}")}
+        page.forge.changed()
+        loaded = page.forge.status.model == name
+        hint = f"Saved {name}.yaml." + (" Load the model again to apply it." if loaded else "")
+        return _closed(tab) | tab.view(name) | {parts.notice: notice(hint, "hint")}
+
+    @page.access.handler("owner")
+    def save(values: Updates, request: gr.Request) -> Updates:
+        name, digest = values[opened]
+        return written(values, name, digest)
+
+    @page.access.handler("owner")
+    def overwrite(values: Updates, request: gr.Request) -> Updates:
+        name, digest = values[opened]
+        return written(values, name, digest, overwrite=True)
+
+    @page.access.handler("owner")
+    def save_copy(values: Updates, request: gr.Request) -> Updates:
+        return written(values, page.forge.config.free_name(values[opened][0]), None)
+
+    @page.access.handler("owner")
+    def close(request: gr.Request) -> Updates:
+        return _closed(tab)
+
+    outputs = [*parts, tab.bar.parts.select, opened]
+    inputs: set[Block] = {parts.text, opened}
+    actions.edit.click(edit, {parts.list}, outputs, **at_once())
+    actions.save.click(save, inputs, outputs, **at_once())
+    parts.overwrite.click(overwrite, inputs, outputs, **at_once())
+    actions.save_copy.click(save_copy, inputs, outputs, **at_once())
+    actions.close.click(close, None, outputs, **at_once())
+
+
+def _wire_removal(tab: ModelsTab, actions: Actions) -> None:
+    page, parts = tab.page, tab.parts
+
+    @page.access.handler("owner")
+    def ask(values: Updates, request: gr.Request) -> Updates:
+        name = values[parts.list]
+        loaded = " It stays loaded until you unload it." if page.forge.status.model == name else ""
+        text = f"Remove {name!r} from the list? Its YAML file moves to models/.trash, the model file stays.{loaded}"
+        return _closed(tab) | {parts.confirm: gr.update(visible=True), parts.question: notice(text, "warning")}
+
+    @page.access.handler("owner")
+    def remove(values: Updates, request: gr.Request) -> Updates:
+        name = values[parts.list]
+        try:
+            page.forge.remove_model(name)
+            page.forge.config.save()
+        except ModelError:
+            return _closed(tab) | tab.view(None) | {parts.notice: notice(f"{name!r} was already removed.", "hint")}
+        return _closed(tab) | tab.view(None) | {parts.notice: notice(f"Removed {name!r}.", "hint")}
+
+    @page.access.handler("owner")
+    def keep(request: gr.Request) -> Updates:
+        return _closed(tab)
+
+    @page.access.handler("owner")
+    def duplicate(values: Updates, request: gr.Request) -> Updates:
+        name = values[parts.list]
+        copy = page.forge.config.free_name(name)
+        try:
+            page.forge.config.save_text(copy, page.forge.config.raw(name)[0], digest=None)
+        except LlamaForgeError as error:
+            return {parts.notice: notice(f"Not duplicated. {error}")}
+        page.forge.changed()
+        return _closed(tab) | tab.view(copy) | {parts.notice: notice(f"{copy!r} is a copy of {name!r}.", "hint")}
+
+    outputs = [*parts, tab.bar.parts.select]
+    actions.remove.click(ask, {parts.list}, outputs, **at_once())
+    actions.yes.click(remove, {parts.list}, outputs, **at_once())
+    actions.no.click(keep, None, outputs, **at_once())
+    actions.duplicate.click(duplicate, {parts.list}, outputs, **at_once())
+
+
+def _wire_registration(tab: ModelsTab, actions: Actions) -> None:
+    page, parts = tab.page, tab.parts
+
+    @page.access.handler("owner")
+    def take_found(values: Updates, request: gr.Request) -> Updates:
+        path = values[parts.found] or ""
+        return {parts.path: path, parts.name: Path(path).stem, parts.backend: "llama.cpp"}
+
+    @page.access.handler("owner")
+    def register(values: Updates, request: gr.Request) -> Updates:
+        path = (values[parts.path] or "").strip().strip("\"'")
+        name = (values[parts.name] or "").strip() or Path(path).stem
+        try:
+            hint = _register(page, name, path, values[parts.backend] or "")
+        except LlamaForgeError as error:
+            return {parts.register_notice: notice(str(error))}
+        emptied = {parts.path: "", parts.name: "", parts.found: None, parts.register_notice: notice(hint, "hint")}
+        return emptied | tab.view(name)
+
+    outputs = [*parts, tab.bar.parts.select]
+    parts.found.input(take_found, {parts.found}, outputs, **at_once())
+    gr.on(
+        [actions.register.click, parts.path.submit, parts.name.submit],
+        register,
+        {parts.name, parts.path, parts.backend},
+        outputs,
+        **at_once(),
+    )
+
+
+def _register(page: Page, name: str, path: str, backend: str) -> str:
+    """Register a model and save it; return what to do next."""
+    config = page.forge.config
+    if not path and backend == "llama.cpp":
+        raise ModelError("Give the path of a .gguf file on this computer.")
+    if name in config.models:
+        raise ModelError(f"{name!r} is registered already. Choose another name, or edit that one above.")
+    hint = f"Registered {name!r}. Press Load at the top to chat with it."
+    try:
+        get_backend(backend)().check(str(config.resolve(path)) if path else "", {})
+    except BackendMissing as missing:
+        hint = f"Registered {name!r}. {missing}"
+    page.forge.add_model(name, path or name, backend)
+    try:
+        config.save()
+    except LlamaForgeError:
+        page.forge.remove_model(name)
+        raise
+    return hint
+
+
+def _closed(tab: ModelsTab) -> Updates:
+    """Close editor and question, and take old notices away."""
+    parts = tab.parts
+    return {
+        parts.editor: gr.update(visible=False),
+        parts.overwrite: gr.update(visible=False),
+        parts.confirm: gr.update(visible=False),
+        parts.notice: "",
+        parts.register_notice: "",
+    }
+
+
+def _label(model: Model) -> str:
+    return f"{model.name} (broken)" if model.problem else model.name
+
+
+def _size(page: Page, model: Model) -> str:
+    file = page.forge.config.resolve(model.path)
+    return f" — {format_bytes(file.stat().st_size)}" if file.is_file() else ""
+
+
+def _table(facts: dict[str, str]) -> str:
+    rows = (f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items() if v)
+    return f'<table class="lf-card">{"".join(rows)}</table>'

@@ -1,0 +1,43 @@
+"""What every part of the page is given: the engine, who may do what, and the visitors' conversations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+from llamaforge import LlamaForge, describe, get_backend
+
+from .access import Access
+from .conversation import Conversation, Conversations
+
+
+@dataclass(slots=True)
+class Page:
+    """State of one running app; nothing of it is global."""
+
+    forge: LlamaForge
+    access: Access
+    conversations: Conversations = field(default_factory=Conversations)
+
+    def conversation(self, request: gr.Request) -> Conversation:
+        return self.conversations.of(request.session_hash or "")
+
+    def overrides(self, request: gr.Request, model: str, scope: str) -> dict[str, Any]:
+        """Return what this visitor set in the Parameters tab for a model, of one scope: "load" or "generate"."""
+        chosen = self.conversation(request).parameters.get(model, {})
+        if not chosen or model not in self.forge.config.models:
+            return {}
+        infos = describe(get_backend(self.forge.model(model).backend).Parameters)
+        return {name: value for name, value in chosen.items() if name in infos and infos[name].scope == scope}
+
+
+def unlisted(**more: Any) -> dict[str, Any]:
+    """How the page's own events are declared: not part of the published API, and no overlay over what they change."""
+    return {"api_visibility": "private", "show_progress": "hidden", **more}
+
+
+def at_once() -> dict[str, Any]:
+    """How quick events are declared: past the queue, so that a full one never holds up Stop, Load or a setting."""
+    return unlisted(queue=False)

@@ -1,0 +1,197 @@
+"""The Parameters tab: controls drawn from the schema of the chosen model's backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from llamaforge import LlamaForgeError, ParameterInfo, Setting, describe, get_backend, validate
+
+from .convert import notice
+from .model_bar import ModelBar
+from .page import Page, at_once
+
+Updates = dict[Any, Any]
+
+DESCRIPTION = "What you set here holds for this chat at once. **Save** writes it to the model's file."
+AT_NEXT_LOAD = "Takes effect at the next load."
+
+
+@dataclass(frozen=True, slots=True)
+class ParametersTab:
+    """The parts of the tab that other tabs wire to."""
+
+    page: Page
+    redraw: gr.State
+
+
+def build_parameters_tab(page: Page, bar: ModelBar) -> ParametersTab:
+    """Build the tab; its controls are drawn anew when another model is chosen, on Save and on Reset."""
+    redraw = gr.State(0)
+    gr.Markdown(DESCRIPTION, container=False)
+    with gr.Row():
+        save = gr.Button("Save to the model's file", elem_id="save-parameters", variant="primary", size="sm")
+        reset = gr.Button("Reset", elem_id="reset-parameters", size="sm")
+    line = gr.HTML(elem_id="parameters-notice")
+    _draw_controls(page, bar, redraw, line)
+    _wire_saving(page, bar, redraw, line, save, reset)
+    return ParametersTab(page, redraw)
+
+
+def _draw_controls(page: Page, bar: ModelBar, redraw: gr.State, line: gr.HTML) -> None:
+    @gr.render(inputs=[bar.parts.select, redraw], show_progress="hidden")
+    def draw(name: str | None, _drawn: int, request: gr.Request) -> None:
+        if page.access.role(request) != "owner":
+            return
+        if name is None or name not in page.forge.config.models:
+            gr.HTML(notice("Register a model in the Models tab, then set its parameters here.", "hint"))
+            return
+        try:
+            draw_controls(page, name, page.conversation(request).parameters.get(name, {}), line)
+        except LlamaForgeError as error:
+            gr.HTML(notice(str(error)))
+
+
+def draw_controls(page: Page, name: str, chosen: Mapping[str, Any], line: gr.HTML) -> None:
+    """Draw one control a parameter, the simple ones first, the others under "Advanced"."""
+    backend = get_backend(page.forge.model(name).backend)
+    settings = page.forge.settings_of(name, chosen)
+    limits = _limits(page, name)
+    infos = describe(backend.Parameters).values()
+    with gr.Column(elem_id="parameters"):
+        for info in infos:
+            if not info.advanced:
+                _control(page, name, info, settings[info.name], limits, backend.ignored, line)
+        if any(info.advanced for info in infos):
+            with gr.Accordion("Advanced", open=False, elem_id="params-advanced"):
+                for info in infos:
+                    if info.advanced:
+                        _control(page, name, info, settings[info.name], limits, backend.ignored, line)
+
+
+def _limits(page: Page, name: str) -> dict[str, int]:
+    try:
+        limits = dict(page.forge.card(name).limits)
+    except LlamaForgeError:
+        return {}
+    status = page.forge.status
+    window = status.context_window if status.model == name else limits.get("n_ctx")
+    return limits | ({"max_tokens": window} if window else {})
+
+
+def _control(  # noqa: PLR0913 - each is what one control needs, and it is called from one place
+    page: Page,
+    model: str,
+    info: ParameterInfo,
+    setting: Setting,
+    limits: Mapping[str, int],
+    ignored: Mapping[str, str],
+    line: gr.HTML,
+) -> None:
+    origin = f"Set by {setting.origin}." if setting.is_set else f"Not set: {_shown(setting.value)}."
+    if info.name in ignored:
+        origin = ignored[info.name]
+    load = f" {AT_NEXT_LOAD}" if info.scope == "load" else ""
+    common = {
+        "label": info.name,
+        "info": f"{info.help}{load} {origin}",
+        "elem_id": f"param-{info.name}",
+        "elem_classes": ["lf-parameter", "lf-set" if setting.is_set else "lf-unset"],
+        "interactive": info.name not in ignored,
+    }
+    control = _component(info, setting.value, limits.get(info.name), common)
+
+    @page.access.handler("owner")
+    def change(value: Any, request: gr.Request) -> Updates:
+        chosen = page.conversation(request).parameters.setdefault(model, {})
+        try:
+            wanted = _typed(info, value)
+            if wanted is not None:
+                validate(get_backend(page.forge.model(model).backend).Parameters, {info.name: wanted})
+        except (LlamaForgeError, ValueError) as error:
+            return {line: notice(str(error)), control: gr.skip()}
+        chosen[info.name] = wanted
+        return {line: "", control: gr.update(elem_classes=["lf-parameter", "lf-set"])}
+
+    control.input(
+        change,
+        control,
+        [line, control],
+        trigger_mode="always_last",
+        **at_once(),
+    )
+
+
+def _component(info: ParameterInfo, value: Any, limit: int | None, common: dict[str, Any]) -> Any:
+    if info.kind == "yes or no":
+        return gr.Checkbox(value=bool(value), **common)
+    if info.kind == "choice":
+        return gr.Dropdown(list(info.choices), value=value, **common)
+    if info.kind == "list of texts":
+        common["info"] += " One a line."
+        return gr.Textbox("\n".join(value or []), lines=1, max_lines=6, **common)
+    if info.kind == "text":
+        return gr.Textbox(value or "", **common)
+    maximum = limit if limit is not None else info.maximum
+    if info.minimum is None or maximum is None or maximum - info.minimum > 2**24:
+        return gr.Number(value, precision=0 if info.kind == "whole number" else None, **common)
+    step = info.step or (1 if info.kind == "whole number" else 0.01)
+    return gr.Slider(info.minimum, maximum, value=_start(info, value, maximum), step=step, **common)
+
+
+def _start(info: ParameterInfo, value: Any, maximum: float) -> float:
+    """Where a slider stands: at the value, and for an unset one without default at its end."""
+    return maximum if value is None else min(float(value), maximum) if info.kind == "number" else min(value, maximum)
+
+
+def _typed(info: ParameterInfo, value: Any) -> Any:
+    """Return a control's value in the parameter's own type; an emptied box is unset."""
+    if value is None or value == "":
+        return None
+    if info.kind == "list of texts":
+        return [text for text in str(value).splitlines() if text] or None
+    if info.kind == "whole number" and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "chosen by the engine"
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else f"{value} is used"
+
+
+def _wire_saving(
+    page: Page, bar: ModelBar, redraw: gr.State, line: gr.HTML, save: gr.Button, reset: gr.Button
+) -> None:
+    def act(values: Updates, request: gr.Request, do: Callable[[str, dict[str, Any]], str]) -> Updates:
+        name = values[bar.parts.select]
+        if name is None:
+            return {line: notice("Choose a model first.")}
+        try:
+            text = do(name, page.conversation(request).parameters.get(name, {}))
+        except LlamaForgeError as error:
+            return {line: notice(f"Not saved; your values are still here. {error}")}
+        page.conversation(request).parameters.pop(name, None)
+        page.forge.changed()
+        return {line: notice(text, "hint"), redraw: values[redraw] + 1}
+
+    @page.access.handler("owner")
+    def save_parameters(values: Updates, request: gr.Request) -> Updates:
+        def do(name: str, chosen: dict[str, Any]) -> str:
+            if not chosen:
+                return "Nothing to save: no parameter was changed."
+            page.forge.config.save_parameters(name, chosen)
+            return f"Saved to {name}.yaml."
+
+        return act(values, request, do)
+
+    @page.access.handler("owner")
+    def reset_parameters(values: Updates, request: gr.Request) -> Updates:
+        return act(values, request, lambda name, _chosen: f"Back to what {name}.yaml says.")
+
+    save.click(save_parameters, {bar.parts.select, redraw}, [line, redraw], **at_once())
+    reset.click(reset_parameters, {bar.parts.select, redraw}, [line, redraw], **at_once())

@@ -1,0 +1,51 @@
+"""The look, and every option that Gradio would otherwise take from the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+ASSETS = Path(__file__).parent / "assets"
+SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+SYSTEM_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+
+
+def launch_options(host: str, port: int, *, share: bool) -> dict[str, Any]:
+    """Return the keyword arguments of Blocks.launch; nothing is left for an environment variable to decide."""
+    return {
+        "server_name": host,
+        "server_port": port,
+        "share": share,
+        "inbrowser": False,
+        "inline": False,
+        "quiet": True,
+        "debug": False,
+        "show_error": False,
+        "prevent_thread_lock": True,
+        "root_path": "",
+        "allowed_paths": [],
+        "blocked_paths": [],
+        "max_file_size": "1mb",
+        "enable_monitoring": False,
+        "mcp_server": False,
+        "run_history": False,
+        "ssr_mode": False,
+        "pwa": False,
+        "num_workers": 1,
+        "strict_cors": True,
+        "state_session_capacity": 1000,
+        "footer_links": [],
+        "app_kwargs": {"docs_url": None, "redoc_url": None, "openapi_url": None},
+        "theme": theme(),
+        "css_paths": [ASSETS / "page.css"],
+        "head": f"<script>{(ASSETS / 'page.js').read_text('utf-8')}</script>",
+    }
+
+
+def theme() -> gr.themes.Base:
+    """Return the theme: calm, one accent colour, fonts of the system."""
+    return gr.themes.Soft(
+        primary_hue="indigo", neutral_hue="slate", radius_size="md", font=SYSTEM_FONTS, font_mono=SYSTEM_MONO
+    )

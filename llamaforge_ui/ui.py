@@ -1,0 +1,72 @@
+"""Builds the page: the bar, the tabs, and the wires between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from llamaforge import LlamaForge
+
+from .access import Access
+from .chat_tab import build_chat_tab
+from .convert import status_line
+from .model_bar import POLL_SECONDS, ModelBar, build_guest_bar, build_model_bar
+from .models_tab import ModelsTab, build_models_tab
+from .page import Page, at_once
+from .parameters_tab import build_parameters_tab
+
+Updates = dict[Any, Any]
+
+
+def build_ui(forge: LlamaForge, access: Access) -> gr.Blocks:
+    """Return the page: all of it for an owner, in public mode only the chat."""
+    page = Page(forge, access)
+    with gr.Blocks(title="LlamaForge", analytics_enabled=False, fill_width=True) as blocks:
+        if access.local:
+            _build_owner_page(page, blocks)
+        else:
+            _build_guest_page(page, blocks)
+    # /run would bypass the queue and its limits.
+    blocks.queue(api_open=False, default_concurrency_limit=40, max_size=64 if access.local else 16)
+    return blocks
+
+
+def _build_owner_page(page: Page, blocks: gr.Blocks) -> None:
+    bar = build_model_bar(page)
+    with gr.Tabs(elem_id="tabs"):
+        with gr.Tab("Chat", id="chat"):
+            build_chat_tab(page, blocks)
+        with gr.Tab("Models", id="models"):
+            models = build_models_tab(page, bar)
+        with gr.Tab("Parameters", id="parameters"):
+            build_parameters_tab(page, bar)
+    _wire_changes(page, blocks, bar, models)
+
+
+def _wire_changes(page: Page, blocks: gr.Blocks, bar: ModelBar, models: ModelsTab) -> None:
+    """Let every open page see what another one changed: each asks now and then, and mostly hears that nothing did."""
+    seen = gr.State(-1)
+    outputs = [*bar.parts, models.parts.list, models.parts.card, models.parts.actions, models.parts.found, seen]
+
+    @page.access.handler("owner")
+    def look(values: Updates, request: gr.Request) -> Updates:
+        status = page.forge.status
+        if status.version == values[seen]:
+            return {bar.parts.status: bar.status_html() if status.state == "loading" else gr.skip()}
+        return bar.view() | models.view(values[bar.parts.select]) | {seen: status.version}
+
+    gr.Timer(POLL_SECONDS).tick(look, {seen, bar.parts.select}, outputs, **at_once())
+    blocks.load(look, {seen, bar.parts.select}, outputs, **at_once())
+
+
+def _build_guest_page(page: Page, blocks: gr.Blocks) -> None:
+    status = build_guest_bar(page)
+    build_chat_tab(page, blocks)
+
+    @page.access.handler("guest")
+    def look(request: gr.Request) -> str:
+        return status_line(page.forge.status, 0.0, public=True)
+
+    gr.Timer(POLL_SECONDS).tick(look, None, status, **at_once())
+    blocks.load(look, None, status, **at_once())
