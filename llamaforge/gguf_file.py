@@ -1,7 +1,6 @@
 """What a GGUF file says about itself, read from its header.
 
-Trusts no number in the file, reads no weights and keeps only small values, so that any file is judged within
-a second and a few megabytes. Knows nothing of engines, memory or pages.
+Trusts no number of the file and keeps only small values, so that any file is judged in a second and a few megabytes.
 """
 
 from __future__ import annotations
@@ -56,16 +55,13 @@ _KINDS = {name: kind for kind, names in _KIND_NAMES.items() for name in names.sp
 _HINTS = {
     "image projector": "Choose the .gguf file of the model that it belongs to.",
     "adapter": "Choose the .gguf file of the model that it was made for.",
-    "vocabulary only": "Download the file that holds the weights.",
 }
 
+_LFS = "a {}-byte Git LFS placeholder, not the model. Download the real file: git lfs pull."
 _GET_GGUF = "Download the model in GGUF format, or convert it."
 # How other files begin, in lower case and without leading blanks, and what they are.
 _OTHER_FILES = (
-    (
-        (b"version https://git-lfs",),
-        "a {}-byte Git LFS placeholder, not the model. Download the real file: git lfs pull.",
-    ),
+    ((b"version https://git-lfs",), _LFS),
     ((b"<!doctype html", b"<html", b"<head", b"<?xml"), "a web page, not a model. Download the file itself."),
     ((b"pk\x03\x04",), "a zip archive, not a model. Unpack it and choose the .gguf file inside."),
     ((b"\x1f\x8b", b"7z\xbc\xaf", b"rar!", b"\xfd7zxz"), "a packed archive, not a model. Unpack it first."),
@@ -127,9 +123,10 @@ class GGUFHeader:
     @property
     def quantization(self) -> str:
         """Return a name such as "Q4_K_M", of the file type or else of the most used tensor type; "" if unknown."""
-        number = self._number("general.file_type") & ~1024  # this bit says that it is a guess
-        if "general.file_type" in self.metadata and number < len(_FILE_TYPES) and _FILE_TYPES[number] != "-":
-            return _FILE_TYPES[number]
+        for number in self._numbers("general.file_type"):
+            name = dict(enumerate(_FILE_TYPES)).get(number & ~1024, "-")  # this bit says that it is a guess
+            if name != "-":
+                return name
         return max(self.tensor_types, key=lambda name: self.tensor_types[name], default="")
 
     @property
@@ -266,9 +263,12 @@ def _read_open_file(path: Path, file: BinaryIO, size: int) -> GGUFHeader:
     if needed > 2**50:
         reader.refuse("its header places tensors beyond the end of any file")
     if needed > size:
-        reader.fail(f"is incomplete: {_amounts(size, needed)}. Download it again.")
-    kept = reader.metadata, reader.array_lengths
-    return GGUFHeader(path, size, version, *kept, tensor_count, types.total(), dict(types))
+        units = [("GB", 1e9) if n >= 1e9 else ("MB", 1e6) if n >= 1e6 else ("KB", 1e3) for n in (size, needed)]
+        here, whole = (f"{n / by:.1f} {unit}" for n, (unit, by) in zip((size, needed), units, strict=True))
+        amounts = f"{here} of {whole}" if here != whole else f"{size:,} of {needed:,} bytes"
+        reader.fail(f"is incomplete: {amounts}. Download it again.")
+    values, lengths = reader.metadata, reader.array_lengths
+    return GGUFHeader(path, size, version, values, lengths, tensor_count, types.total(), dict(types))
 
 
 class _Reader:
@@ -398,9 +398,3 @@ def _what_it_is(head: bytes, size: int) -> str:
 def _shown(path: Path) -> str:
     """Return the file's name, without its folder, fit to be shown."""
     return "".join(c if c.isprintable() else "?" for c in path.name[:200]) or "The path"
-
-
-def _amounts(size: int, needed: int) -> str:
-    unit, divisor = ("GB", 1e9) if needed >= 1e9 else ("MB", 1e6) if needed >= 1e6 else ("KB", 1e3)
-    here, whole = f"{size / divisor:.1f} {unit}", f"{needed / divisor:.1f} {unit}"
-    return f"{here} of {whole}" if here != whole else f"{size:,} of {needed:,} bytes"

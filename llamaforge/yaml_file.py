@@ -9,10 +9,10 @@ import errno
 import hashlib
 import os
 import re
-import stat
+import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,14 +23,9 @@ from filelock import FileLock, Timeout
 
 from .errors import CannotSplice, ConfigConflict, ConfigError
 
-_MAX_BYTES = 256 * 1024
-_MAX_DEPTH = 32
-_MAX_NODES = 20_000
+_MAX_BYTES, _MAX_DEPTH, _MAX_NODES = 256 * 1024, 32, 20_000
 _LOCK_SECONDS = 5.0
-
-_CANNOT_SPLICE = (
-    "This file's layout cannot be edited here without losing comments. Save as copy, or edit the file by hand."
-)
+_LAYOUT = "This file's layout cannot be edited here without losing comments. Save as copy, or edit the file by hand."
 _SAVE_PROBLEMS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "the disk is full. Free some space and save again."),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "no permission to write here. Check the rights of the folder."),
@@ -38,6 +33,7 @@ _SAVE_PROBLEMS = {
 }
 _TAGS = "Tags like '!!python/…' are not allowed. Put a text that begins with '!' in quotes."
 _ANCHORS = "Anchors and aliases are not allowed. Put a text that begins with '&' or '*' in quotes."
+_TOO_DEEP = f"nested too deeply (limit {_MAX_DEPTH})."
 _SYNTAX_PROBLEMS = (  # PyYAML's words, ours, and whether to point at where the unfinished thing begins
     ("while scanning a quoted scalar", "a quote is not closed.", True),
     ("a double-quoted scalar", "a backslash in double quotes must be doubled. Use single quotes instead.", False),
@@ -48,6 +44,7 @@ _SYNTAX_PROBLEMS = (  # PyYAML's words, ours, and whether to point at where the 
     ("expected a single document", "only one document is allowed. Delete the '---' here.", False),
     (" tag", _TAGS, False),
     ("while scanning an a", _ANCHORS, False),
+    ("'\\t' that cannot start", "a tab is used here. YAML needs spaces.", False),
     ("cannot start any token", "this character cannot begin a value. Put the value in quotes.", False),
 )
 # YAML 1.2's plain values, so that names such as `on`, `12:30`, `007` and `2024-01-01` stay texts.
@@ -63,9 +60,9 @@ class _Refused(yaml.MarkedYAMLError):
     """YAML that is well formed but not allowed in a config file."""
 
 
-def _forbid(wrong: bool, problem: str, at: Any) -> None:
+def _forbid(wrong: bool, problem: str, mark: yaml.Mark) -> None:
     if wrong:
-        raise _Refused(problem=problem, problem_mark=at.start_mark)
+        raise _Refused(problem=problem, problem_mark=mark)
 
 
 class _Loader(yaml.SafeLoader):
@@ -74,12 +71,18 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}
     depth = nodes = 0
 
+    def fetch_flow_collection_start(self, token_class: type[yaml.Token]) -> None:
+        # The scanner looks ahead 1,024 characters, and its time grows with the square of the open brackets.
+        _forbid(self.flow_level >= _MAX_DEPTH, _TOO_DEEP, self.get_mark())
+        super().fetch_flow_collection_start(token_class)
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        _forbid(event.anchor is not None, _ANCHORS, event)
-        _forbid(event.tag is not None, _TAGS, event)
-        _forbid(self.nodes == _MAX_NODES, f"there are more than {_MAX_NODES:,} values. Is it the right file?", event)
-        _forbid(self.depth == _MAX_DEPTH, f"nested too deeply (limit {_MAX_DEPTH}).", event)
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        mark = event.start_mark
+        _forbid(event.anchor is not None, _ANCHORS, mark)
+        _forbid(event.tag is not None, _TAGS, mark)
+        _forbid(self.depth == _MAX_DEPTH, _TOO_DEEP, mark)
+        _forbid(self.nodes == _MAX_NODES, f"there are more than {_MAX_NODES:,} values. Is it the right file?", mark)
         self.nodes += 1
         self.depth += 1
         node = super().compose_node(parent, index)
@@ -87,26 +90,21 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def plain(self, node: yaml.Node) -> Any:
-        """Return the plain value of a node: text, number, bool, None, list or dict."""
-        if isinstance(node, yaml.MappingNode):
-            return self._plain_mapping(node)
+        mark = node.start_mark
+        if isinstance(node, yaml.ScalarNode):
+            _forbid(bool(re.search("[\0\ud800-\udfff]", node.value)), "this text holds a forbidden character.", mark)
+            _forbid(node.tag.endswith(":int") and len(node.value) > 70, "this number is too large.", mark)
+            return self.construct_object(node)
         if isinstance(node, yaml.SequenceNode):
             return [self.plain(item) for item in node.value]
-        bad = re.search("[\0\ud800-\udfff]", node.value)
-        _forbid(bad is not None, "this text holds a character that is not allowed.", node)
-        _forbid(node.tag.endswith(":int") and len(node.value) > 70, "this number is too large.", node)
-        return self.construct_object(node)
-
-    def _plain_mapping(self, node: yaml.MappingNode) -> dict[str, Any]:
         values: dict[str, Any] = {}
         lines: dict[str, int] = {}
         for key, value in node.value:
-            name = key.value
-            _forbid(key.tag != self.DEFAULT_SCALAR_TAG, "a key must be a text. Put it in quotes.", key)
-            _forbid(name == "<<" and not key.style, "merge keys ('<<') are not allowed. Write the settings out.", key)
-            twice = f"the key {name[:60]!r} is already on line {lines.get(name)}. Delete one of them."
-            _forbid(name in values, twice, key)
-            values[name], lines[name] = self.plain(value), key.start_mark.line + 1
+            name, mark, merge = key.value, key.start_mark, key.value == "<<" and not key.style
+            _forbid(key.tag != self.DEFAULT_SCALAR_TAG, "a key must be a text. Put it in quotes.", mark)
+            _forbid(merge, "merge keys ('<<') are not allowed. Write the settings out.", mark)
+            _forbid(name in values, f"the key {name[:60]!r} is already on line {lines.get(name)}. Delete one.", mark)
+            values[name], lines[name] = self.plain(value), mark.line + 1
         return values
 
 
@@ -118,7 +116,7 @@ class _Dumper(yaml.SafeDumper):
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
         # Line ends that a splice could lose are written as escapes.
-        style = '"' if re.search("[\x85\u2028\u2029]|\n\n\\Z", data) else "|" if "\n" in data else None
+        style = '"' if re.search("[\x85\u2028\u2029]|(\\A|\n)\n\\Z", data) else "|" if "\n" in data else None
         return self.represent_scalar("tag:yaml.org,2002:str", data, style)
 
 
@@ -137,7 +135,7 @@ class YamlFile:
     text: str = field(repr=False)
     data: dict[str, Any] = field(repr=False)
     digest: str | None  # sha256 of the bytes on disk, None while it is not on disk
-    _root: yaml.MappingNode | None = field(repr=False, compare=False)
+    _root: Any = field(repr=False, compare=False)
 
     @classmethod
     def read(cls, path: Path) -> YamlFile:
@@ -164,7 +162,7 @@ class YamlFile:
             root: Any = loader.get_single_node()
             if root is None or (root.tag.endswith(":null") and not root.value):
                 return cls(path, text, {}, digest, None)
-            _forbid(not isinstance(root, yaml.MappingNode), "the file must hold lines such as 'name: value'.", root)
+            _forbid(not isinstance(root, yaml.MappingNode), "the file must hold 'name: value' lines.", root.start_mark)
             return cls(path, text, loader.plain(root), digest, root)
         except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, RecursionError) as exc:
             problem, line, column = _explain(exc, raw)
@@ -172,8 +170,7 @@ class YamlFile:
 
     def line_of(self, *keys: str) -> int | None:
         """Return the line of a key, or of its nearest parent in the file."""
-        node: yaml.Node | None = self._root
-        line = None
+        node, line = self._root, None
         for name in keys:
             entry = _find(node, name)
             if entry is None:
@@ -191,8 +188,8 @@ class YamlFile:
         for keys, value in changes.items():
             try:
                 edited = edited._with_entry(keys, value)
-            except ConfigError as exc:
-                raise CannotSplice(_CANNOT_SPLICE, file=self.path, line=self.line_of(*keys)) from exc
+            except (ConfigError, IndexError) as exc:  # where line ends are mixed, PyYAML counts more lines
+                raise CannotSplice(_LAYOUT, file=self.path, line=self.line_of(*keys)) from exc
         return edited
 
     def _with_entry(self, keys: Sequence[str], value: Any) -> YamlFile:
@@ -202,22 +199,22 @@ class YamlFile:
             return self
         body = self.text.removeprefix("\ufeff")
         newline = "\r\n" if "\r\n" in body else "\n"
-        end = newline if body.endswith(newline) or not body else ""
-        lines = body.splitlines()
-        if body and newline.join(lines) + end != body:  # the line ends are mixed
-            raise CannotSplice(_CANNOT_SPLICE)
+        lines = body.split(newline)
         if self._root is None:
-            lines += _dump(wanted)
-        elif self._root.flow_style:
-            lines[self._root.start_mark.line :] = _dump(wanted, flow=bool(self._root.value))
+            at = len(lines) - (lines[-1] == "")
+            lines[at:at] = _dump(wanted)
+        elif self._root.flow_style and self._root.start_mark.line == self._root.end_mark.line:
+            flow, at = _dump(wanted, flow=bool(self._root.value)), self._root.start_mark.line
+            flow[-1] += lines[at][self._root.end_mark.column :]
+            lines[at : at + 1] = flow
         else:
             _splice(lines, self._root, keys, wanted)
-        text = self.text[: len(self.text) - len(body)] + newline.join(lines) + end
+        text = self.text[: len(self.text) - len(body)] + newline.join(lines)
         edited = replace(self.from_text(self.path, text), digest=self.digest)
         # A deleted value takes the comment behind it along.
         lost = value is not None and [c for _, c in _comments(self.text)] != [c for _, c in _comments(text)]
         if lost or repr(edited.data) != repr(wanted):
-            raise CannotSplice(_CANNOT_SPLICE)
+            raise CannotSplice(_LAYOUT)
         return edited
 
     def save(self, *, overwrite: bool = False) -> YamlFile:
@@ -235,11 +232,10 @@ class YamlFile:
                     # Safe while it is held: filelock tries again when the file that it locked has lost its name.
                     with suppress(OSError):
                         lock.unlink()
-        except Timeout as exc:
-            problem = "Could not save: another program is saving this file. Wait a moment and save again."
-            raise ConfigError(problem, file=self.path) from exc
         except OSError as exc:
             problem = _SAVE_PROBLEMS.get(exc.errno or 0, f"{exc.strerror or exc}. The file is as it was before.")
+            if isinstance(exc, Timeout):
+                problem = "another program is saving this file. Wait a moment and save again."
             raise ConfigError(f"Could not save: {problem}", file=self.path) from exc
         return replace(self, digest=hashlib.sha256(raw).hexdigest())
 
@@ -249,23 +245,20 @@ class YamlFile:
             return
         what = "deleted" if on_disk is None else "created" if self.digest is None else "changed"
         when = time.strftime(" at %H:%M", time.localtime(target.stat().st_mtime)) if on_disk else ""
-        problem = f"This file was {what} in another window or program{when}. Nothing was saved."
-        raise ConfigConflict(problem, file=self.path)
+        raise ConfigConflict(f"This file was {what} in another window{when}. Nothing was saved.", file=self.path)
 
 
 def read_raw(path: Path) -> tuple[str, str]:
     """Return the text of a file, be it valid YAML or not, and the digest of its bytes."""
     raw = _read_bytes(path)
-    _check_size(path, len(raw))
     return raw.decode("utf-8", "replace"), hashlib.sha256(raw).hexdigest()
 
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        info = path.stat()
-        if not stat.S_ISREG(info.st_mode):  # reading a pipe or a device may never end
+        _check_size(path, path.stat().st_size)
+        if not path.is_file():  # reading a pipe or a device may never end
             raise ConfigError("this is a folder or a device, not a file.", file=path)
-        _check_size(path, info.st_size)
         with path.open("rb") as file:
             return file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as exc:
@@ -286,7 +279,7 @@ def _replace_file(target: Path, raw: bytes) -> None:
             file.write(raw)
             file.flush()
             with suppress(FileNotFoundError):
-                os.chmod(temp, stat.S_IMODE(target.stat().st_mode))
+                shutil.copymode(target, temp)
             os.fsync(handle)
         os.replace(temp, target)
     except BaseException:
@@ -345,7 +338,7 @@ def _put(data: dict[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any
     if rest:
         inner = {} if data.get(name) is None else data[name]
         if not isinstance(inner, dict):
-            raise CannotSplice(_CANNOT_SPLICE)
+            raise CannotSplice(_LAYOUT)
         if value is None and not inner:
             return data
         value = _put(inner, rest, value) or None
@@ -363,7 +356,7 @@ def _splice(lines: list[str], node: yaml.Node, keys: Sequence[str], wanted: dict
         first, last = entry[0].start_mark.line, _last_line(lines, entry[1])
         comments = [line for line, text in _comments("\n".join(lines)) if lines[line].strip() == text]
         lines[first : last + 1] = [lines[line] for line in comments if first <= line <= last]
-    elif rest and isinstance(entry[1], yaml.MappingNode) and not entry[1].flow_style:
+    elif rest and isinstance(entry[1], yaml.MappingNode) and entry[1].end_mark.line > entry[0].end_mark.line:
         _splice(lines, entry[1], rest, wanted[name])
     else:
         _replace(lines, *entry, wanted[name])
@@ -372,16 +365,16 @@ def _splice(lines: list[str], node: yaml.Node, keys: Sequence[str], wanted: dict
 def _replace(lines: list[str], key: yaml.Node, old: yaml.Node, value: Any) -> None:
     """Put a value in the place of another: behind the same key, before the same comment."""
     first, last = key.end_mark.line, _last_line(lines, old)
-    colon = lines[first].find(":", key.end_mark.column) + 1
-    before, behind = lines[first][:colon], lines[first][colon:]
-    gap, rest = " ", re.findall(r"(?:\s+#.*)?$", behind)[0]
+    line = lines[first]
+    colon = line.find(":", key.end_mark.column) + 1
+    gap, rest = " ", re.findall(r"(?:\s+#.*)?$", line[colon:])[0]
     if old.start_mark.line == first and getattr(old, "style", None) not in ("|", ">"):
-        gap, rest = lines[first][colon : old.start_mark.column] or " ", lines[last][old.end_mark.column :]
+        gap, rest = line[colon : old.start_mark.column] or " ", lines[last][old.end_mark.column :]
     head, *block = _dump({"k": value}, indent=key.start_mark.column)
     head = head.strip()[2:].strip()
     if isinstance(old, yaml.CollectionNode) and old.flow_style and old.value:
         head, block = _dump({"k": value}, flow=True)[0][4:-1], []
-    lines[first : last + 1] = [before + (gap + head if head else "") + rest, *block]
+    lines[first : last + 1] = [line[:colon] + (gap + head if head else "") + rest, *block]
 
 
 def _last_line(lines: list[str], node: yaml.Node) -> int:
@@ -395,15 +388,13 @@ def _last_line(lines: list[str], node: yaml.Node) -> int:
     return line
 
 
-def _comments(text: str) -> list[tuple[int, str]]:
-    """Return line and text of every comment: what begins with '#' between two tokens or behind a block's '|'."""
-    comments: list[tuple[int, str]] = []
+def _comments(text: str) -> Iterator[tuple[int, str]]:
+    """Yield line and text of every comment: what begins with '#' between two tokens or behind a block's '|'."""
     end = 0
     for token in yaml.scan(text, _Loader):
         stop = token.start_mark.index
         if isinstance(token, yaml.ScalarToken) and token.style in ("|", ">"):
             stop = text.find("\n", stop)
-        found = re.compile("#.*").finditer(text, end, stop)
-        comments += [(text.count("\n", 0, match.start()), match[0].strip()) for match in found]
+        for found in re.compile("#.*").finditer(text, end, stop):
+            yield text.count("\n", 0, found.start()), found[0].strip()
         end = token.end_mark.index
-    return comments

@@ -126,6 +126,15 @@ def build_chat_tab(page: Page, blocks: gr.Blocks) -> ChatTab:
 
 
 def _components(page: Page) -> ChatParts:
+    with gr.Accordion("System prompt", open=False, elem_id="system-prompt-fold"):
+        system_prompt = gr.Textbox(
+            elem_id="system-prompt",
+            label="System prompt",
+            show_label=False,
+            info="What the model is told before the conversation begins. It holds for this chat.",
+            lines=2,
+            max_lines=12,
+        )
     with gr.Column(elem_id="chat-log"):
         turns = gr.Chatbot(
             elem_id="chat-turns",
@@ -141,18 +150,19 @@ def _components(page: Page) -> ChatParts:
             allow_tags=False,
             feedback_options=None,
             layout="bubble",
+            group_consecutive_messages=False,
             placeholder=EMPTY_CHAT if page.access.local else EMPTY_PUBLIC_CHAT,
         )
         live = gr.Markdown(elem_id="live-turn", latex_delimiters=LATEX, line_breaks=True, container=False)
         live_status = gr.HTML(elem_id="live-status")
     with gr.Column(elem_id="composer"):
-        notice_line = gr.HTML(elem_id="chat-notice")
+        notice_line = gr.HTML(elem_id="chat-notice", elem_classes="lf-notice")
         with gr.Row(elem_id="composer-row"):
             box = gr.Textbox(
                 elem_id="chat-input",
                 label="Message",
                 show_label=False,
-                placeholder="Write a message. Enter sends, Shift+Enter begins a new line.",
+                placeholder="Write a message. Enter sends it.",
                 lines=1,
                 max_lines=8,
                 scale=8,
@@ -165,15 +175,6 @@ def _components(page: Page) -> ChatParts:
             regenerate = gr.Button("Regenerate", elem_id="regenerate", size="sm", min_width=80, interactive=False)
             undo = gr.Button("Undo", elem_id="undo", size="sm", min_width=60, interactive=False)
             new = gr.Button("New chat", elem_id="new-chat", size="sm", min_width=80)
-    with gr.Accordion("System prompt", open=False, elem_id="system-prompt-fold"):
-        system_prompt = gr.Textbox(
-            elem_id="system-prompt",
-            label="System prompt",
-            show_label=False,
-            info="What the model is told before the conversation begins. It holds for this chat.",
-            lines=2,
-            max_lines=12,
-        )
     return ChatParts(turns, live, live_status, notice_line, box, send, stop, regenerate, undo, new, system_prompt)
 
 
@@ -209,7 +210,7 @@ def _wire_asking(tab: ChatTab) -> None:
         concurrency_limit=None,
         **unlisted(),
     )
-    gr.on([parts.regenerate.click, parts.turns.retry], regenerate, None, outputs, concurrency_limit=None, **unlisted())
+    parts.regenerate.click(regenerate, None, outputs, concurrency_limit=None, **unlisted())
     parts.stop.click(stop, None, None, **at_once())
 
 
@@ -251,8 +252,8 @@ def _wire_editing(tab: ChatTab) -> None:
 
     outputs = list(parts)
     parts.turns.edit(edit, None, outputs, concurrency_limit=None, **unlisted())
-    gr.on([parts.undo.click, parts.turns.undo], undo, {parts.input}, outputs, **at_once())
     parts.new.click(new_chat, None, outputs, **at_once())
+    parts.undo.click(undo, {parts.input}, outputs, **at_once())
     parts.system_prompt.input(set_system_prompt, {parts.system_prompt}, None, trigger_mode="always_last", **at_once())
 
 

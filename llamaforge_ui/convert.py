@@ -51,7 +51,9 @@ def _shown(index: int, turn: Turn) -> list[Shown]:
     if turn.text:
         parts.append(Shown(_message("assistant", turn.text), index))
     if turn.result is not None:
-        parts.append(Shown(_message("assistant", _details(turn), title=figures(turn.result)), index, False))
+        parts.append(
+            Shown(_message("assistant", _details(turn), title=figures(turn.result), status="done"), index, False)
+        )
     return parts
 
 
@@ -110,7 +112,8 @@ def status_line(status: Status, elapsed: float, *, public: bool) -> str:
     }
     facts = [] if public or status.state != "ready" else list(status.summary)
     text = " · ".join([texts[status.state], *facts])
-    return f'<span class="lf-dot lf-{status.state}"></span><span>{html.escape(text)}</span>'
+    shown = html.escape(text)
+    return f'<div class="lf-status" title="{shown}"><span class="lf-dot lf-{status.state}"></span>{shown}</div>'
 
 
 def problem_of(error: Exception | None) -> str:

@@ -103,13 +103,13 @@ def build_model_bar(page: Page) -> ModelBar:
             label="Model",
             show_label=False,
             container=False,
-            scale=2,
+            scale=0,
             min_width=120,
         )
         status = gr.HTML(elem_id="model-status")
         load = gr.Button("Load", elem_id="load-model", variant="primary", size="sm", scale=0, min_width=70)
         unload = gr.Button("Unload", elem_id="unload-model", size="sm", scale=0, min_width=70)
-    notice_line = gr.HTML(elem_id="model-notice")
+    notice_line = gr.HTML(elem_id="model-notice", elem_classes="lf-notice")
     force = gr.Button("Load anyway", elem_id="load-anyway", size="sm", visible=False)
     bar = ModelBar(page, BarParts(select, status, load, unload, notice_line, force))
     _wire_loading(bar)

@@ -126,9 +126,9 @@ def _components() -> tuple[ModelsParts, Actions]:
     models = gr.Radio([], elem_id="models-list", label="Registered models", show_label=False, container=False)
     card = gr.HTML(elem_id="model-card")
     with gr.Row(visible=False, elem_id="model-actions") as row:
-        edit = gr.Button("Edit", elem_id="edit-model", size="sm", min_width=80)
-        duplicate = gr.Button("Duplicate", elem_id="duplicate-model", size="sm", min_width=80)
-        remove = gr.Button("Remove", elem_id="remove-model", size="sm", min_width=80)
+        edit = gr.Button("Edit", elem_id="edit-model", size="sm", scale=0, min_width=96)
+        duplicate = gr.Button("Duplicate", elem_id="duplicate-model", size="sm", scale=0, min_width=96)
+        remove = gr.Button("Remove", elem_id="remove-model", size="sm", scale=0, min_width=96)
     with gr.Group(visible=False, elem_id="confirm-remove") as confirm:
         question = gr.HTML(padding=True)
         with gr.Row():
@@ -141,7 +141,7 @@ def _components() -> tuple[ModelsParts, Actions]:
             overwrite = gr.Button("Overwrite", elem_id="overwrite-model", size="sm", min_width=80, visible=False)
             save_copy = gr.Button("Save as copy", elem_id="save-model-copy", size="sm", min_width=80)
             close = gr.Button("Close", elem_id="close-editor", size="sm", min_width=80)
-    notice_line = gr.HTML(elem_id="models-notice")
+    notice_line = gr.HTML(elem_id="models-notice", elem_classes="lf-notice")
     registration, register = _registration_form()
     parts = ModelsParts(models, card, row, notice_line, editor, text, overwrite, confirm, question, *registration)
     return parts, Actions(edit, duplicate, remove, reload, save, save_copy, close, yes, no, register)
@@ -159,8 +159,8 @@ def _registration_form() -> tuple[tuple[gr.Dropdown, gr.Textbox, gr.Textbox, gr.
     with gr.Row():
         name = gr.Textbox(elem_id="register-name", label="Name", placeholder="from the file, if left empty")
         backend = gr.Dropdown(backend_names(), value="llama.cpp", elem_id="register-backend", label="Backend")
-    register = gr.Button("Register", elem_id="register-model", variant="primary")
-    line = gr.HTML(elem_id="register-notice")
+    register = gr.Button("Register", elem_id="register-model", variant="primary", scale=0, min_width=160)
+    line = gr.HTML(elem_id="register-notice", elem_classes="lf-notice")
     return (found, name, path, backend, line), register
 
 

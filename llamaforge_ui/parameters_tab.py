@@ -33,9 +33,11 @@ def build_parameters_tab(page: Page, bar: ModelBar) -> ParametersTab:
     redraw = gr.State(0)
     gr.Markdown(DESCRIPTION, container=False)
     with gr.Row():
-        save = gr.Button("Save to the model's file", elem_id="save-parameters", variant="primary", size="sm")
-        reset = gr.Button("Reset", elem_id="reset-parameters", size="sm")
-    line = gr.HTML(elem_id="parameters-notice")
+        save = gr.Button(
+            "Save to the model's file", elem_id="save-parameters", variant="primary", size="sm", scale=0, min_width=200
+        )
+        reset = gr.Button("Reset", elem_id="reset-parameters", size="sm", scale=0, min_width=80)
+    line = gr.HTML(elem_id="parameters-notice", elem_classes="lf-notice")
     _draw_controls(page, bar, redraw, line)
     _wire_saving(page, bar, redraw, line, save, reset)
     return ParametersTab(page, redraw)
@@ -91,7 +93,7 @@ def _control(  # noqa: PLR0913 - each is what one control needs, and it is calle
     ignored: Mapping[str, str],
     line: gr.HTML,
 ) -> None:
-    origin = f"Set by {setting.origin}." if setting.is_set else f"Not set: {_shown(setting.value)}."
+    origin = f"Set by {setting.origin}." if setting.is_set else _unset(setting.value)
     if info.name in ignored:
         origin = ignored[info.name]
     load = f" {AT_NEXT_LOAD}" if info.scope == "load" else ""
@@ -158,10 +160,10 @@ def _typed(info: ParameterInfo, value: Any) -> Any:
     return value
 
 
-def _shown(value: Any) -> str:
+def _unset(value: Any) -> str:
     if value is None:
-        return "chosen by the engine"
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else f"{value} is used"
+        return ""  # the help says what unset means
+    return f"Not set: {('off', 'on')[value] if isinstance(value, bool) else value} is used."
 
 
 def _wire_saving(

@@ -48,4 +48,13 @@ def theme() -> gr.themes.Base:
     """Return the theme: calm, one accent colour, fonts of the system."""
     return gr.themes.Soft(
         primary_hue="indigo", neutral_hue="slate", radius_size="md", font=SYSTEM_FONTS, font_mono=SYSTEM_MONO
+    ).set(
+        block_title_background_fill="none",
+        block_title_text_color="*body_text_color",
+        block_title_text_weight="600",
+        block_title_padding="0",
+        block_shadow="none",
+        block_border_width="1px",
+        input_border_width="1px",
+        button_secondary_border_color="*border_color_primary",
     )

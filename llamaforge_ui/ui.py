@@ -33,14 +33,15 @@ def build_ui(forge: LlamaForge, access: Access) -> gr.Blocks:
 
 
 def _build_owner_page(page: Page, blocks: gr.Blocks) -> None:
-    bar = build_model_bar(page)
-    with gr.Tabs(elem_id="tabs"):
-        with gr.Tab("Chat", id="chat"):
-            build_chat_tab(page, blocks)
-        with gr.Tab("Models", id="models"):
-            models = build_models_tab(page, bar)
-        with gr.Tab("Parameters", id="parameters"):
-            build_parameters_tab(page, bar)
+    with gr.Column(elem_id="page"):
+        bar = build_model_bar(page)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Chat", id="chat"):
+                build_chat_tab(page, blocks)
+            with gr.Tab("Models", id="models"):
+                models = build_models_tab(page, bar)
+            with gr.Tab("Parameters", id="parameters"):
+                build_parameters_tab(page, bar)
     _wire_changes(page, blocks, bar, models)
 
 
@@ -61,8 +62,9 @@ def _wire_changes(page: Page, blocks: gr.Blocks, bar: ModelBar, models: ModelsTa
 
 
 def _build_guest_page(page: Page, blocks: gr.Blocks) -> None:
-    status = build_guest_bar(page)
-    build_chat_tab(page, blocks)
+    with gr.Column(elem_id="page"):
+        status = build_guest_bar(page)
+        build_chat_tab(page, blocks)
 
     @page.access.handler("guest")
     def look(request: gr.Request) -> str:

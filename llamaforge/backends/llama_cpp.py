@@ -58,7 +58,7 @@ class LlamaCppParameters(SamplingParameters):
     n_ctx: int | None = load(
         None,
         "Context window in tokens, for prompt and answer. Unset: the trained length, at most 8,192, less if memory is short.",
-        ge=16,
+        ge=256,
         le=16_777_216,
         step=256,
         advanced=False,
