@@ -28,5 +28,6 @@ window.llamaforge = {
       if (atEnd && log.offsetParent && log.querySelector("[data-testid=user]")) page().scrollTop = page().scrollHeight;
     }).observe(log);
   };
-  document.addEventListener("DOMContentLoaded", follow);
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", follow);
+  else follow();
 })();
