@@ -267,6 +267,8 @@ class LlamaForge:
         with self._state:
             engine, model = self._engine, self._loaded
         if engine is None or model is None:
+            if self._status.state == "loading":
+                raise NoModelLoaded(f"{self._status.model} is still loading. Send your message again when it is ready.")
             raise NoModelLoaded("No model is loaded. Choose one and press Load.")
         return engine, self._parameters(model, parameters or {}, engine.backend.context_window)
 

@@ -262,8 +262,7 @@ def _read_bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as exc:
-        problem = f"the file cannot be read: {getattr(exc, 'strerror', None) or exc}."
-        raise ConfigError(problem, file=path) from exc
+        raise ConfigError(f"the file cannot be read: {getattr(exc, 'strerror', None) or exc}.", file=path) from exc
 
 
 def _check_size(path: Path, size: int) -> None:
@@ -367,13 +366,13 @@ def _replace(lines: list[str], key: yaml.Node, old: yaml.Node, value: Any) -> No
     first, last = key.end_mark.line, _last_line(lines, old)
     line = lines[first]
     colon = line.find(":", key.end_mark.column) + 1
-    gap, rest = " ", re.findall(r"(?:\s+#.*)?$", line[colon:])[0]
+    gap, rest = " ", re.findall(r"(?:\s{1,40}#.*)?$", line[colon:])[0]
     if old.start_mark.line == first and getattr(old, "style", None) not in ("|", ">"):
         gap, rest = line[colon : old.start_mark.column] or " ", lines[last][old.end_mark.column :]
     head, *block = _dump({"k": value}, indent=key.start_mark.column)
-    head = head.strip()[2:].strip()
+    head = head.strip().removeprefix("k:").strip()
     if isinstance(old, yaml.CollectionNode) and old.flow_style and old.value:
-        head, block = _dump({"k": value}, flow=True)[0][4:-1], []
+        head, block = _dump({"k": value}, flow=True)[0][len("{k: ") : -1], []
     lines[first : last + 1] = [line[:colon] + (gap + head if head else "") + rest, *block]
 
 
@@ -390,11 +389,12 @@ def _last_line(lines: list[str], node: yaml.Node) -> int:
 
 def _comments(text: str) -> Iterator[tuple[int, str]]:
     """Yield line and text of every comment: what begins with '#' between two tokens or behind a block's '|'."""
-    end = 0
+    end = first = 0
     for token in yaml.scan(text, _Loader):
         stop = token.start_mark.index
         if isinstance(token, yaml.ScalarToken) and token.style in ("|", ">"):
             stop = text.find("\n", stop)
-        for found in re.compile("#.*").finditer(text, end, stop):
-            yield text.count("\n", 0, found.start()), found[0].strip()
-        end = token.end_mark.index
+        for line, gap in enumerate(text[end:stop].split("\n"), first):
+            if "#" in gap:
+                yield line, gap[gap.index("#") :].strip()
+        end, first = token.end_mark.index, token.end_mark.line

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import gradio as gr
+from gradio.events import api
 
 from llamaforge import EmptyPrompt, Generation, GenerationError, LlamaForgeError, NoModelLoaded, clean_text
 
@@ -300,7 +301,7 @@ def _publish_endpoint(page: Page) -> None:
             raise generation.result.error
         yield generation.text
 
-    gr.api(chat, api_name="chat", concurrency_limit=None)
+    api(chat, api_name="chat", concurrency_limit=None)
 
 
 def _required(text: str | None) -> str:

@@ -44,7 +44,7 @@ def build_parameters_tab(page: Page, bar: ModelBar) -> ParametersTab:
 
 
 def _draw_controls(page: Page, bar: ModelBar, redraw: gr.State, line: gr.HTML) -> None:
-    @gr.render(inputs=[bar.parts.select, redraw], show_progress="hidden")
+    @gr.render(inputs=[bar.parts.select, redraw], show_progress="hidden")  # type: ignore[untyped-decorator]
     def draw(name: str | None, _drawn: int, request: gr.Request) -> None:
         if page.access.role(request) != "owner":
             return

@@ -22,7 +22,8 @@ Updates = dict[Any, Any]
 def build_ui(forge: LlamaForge, access: Access) -> gr.Blocks:
     """Return the page: all of it for an owner, in public mode only the chat."""
     page = Page(forge, access)
-    with gr.Blocks(title="LlamaForge", analytics_enabled=False, fill_width=True) as blocks:
+    blocks = gr.Blocks(title="LlamaForge", analytics_enabled=False, fill_width=True)
+    with blocks:
         if access.local:
             _build_owner_page(page, blocks)
         else:

@@ -57,7 +57,7 @@ class LlamaCppParameters(SamplingParameters):
     )
     n_ctx: int | None = load(
         None,
-        "Context window in tokens, for prompt and answer. Unset: the trained length, at most 8,192, less if memory is short.",
+        "Context window in tokens, for prompt and answer. Unset: the trained length, at most 8,192, less if RAM is short.",
         ge=256,
         le=16_777_216,
         step=256,
@@ -200,7 +200,7 @@ class LlamaCppBackend(BaseBackend):
         except RuntimeError as error:
             if not self._abort.value:  # an aborted llama_decode raises too
                 raise GenerationError(f"The engine failed: {error}. Load the model again.") from error
-        if text := decoder.flush():
+        if finish != "cancelled" and (text := decoder.flush()):
             yield text
         yield Chunk(finish_reason=finish, usage=Usage(len(prompt), decoder.count, cached))
 
