@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from llamaforge import LlamaForge, LlamaForgeError
 
-    forge = LlamaForge(flags.config or os.environ.get("LLAMAFORGE_CONFIG") or HERE / "configs")
+    forge = LlamaForge(flags.config or os.environ.get("LLAMAFORGE_CONFIG") or HERE / "configs", isolate=True)
     first = flags.model or forge.config.settings.default_model
     try:
         if flags.model:

@@ -10,6 +10,7 @@ from .config import Config, Model
 from .errors import (
     BackendError,
     BackendMissing,
+    Busy,
     CannotSplice,
     ConfigConflict,
     ConfigError,
@@ -33,6 +34,7 @@ __all__ = [
     "BackendError",
     "BackendMissing",
     "BaseBackend",
+    "Busy",
     "CannotSplice",
     "Chunk",
     "Config",

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from .backends.base import BaseBackend
-from .errors import NoModelLoaded
+from .errors import Busy, NoModelLoaded
 from .generation import Generation
 from .types import Chunk
 
@@ -21,8 +21,9 @@ Stream = Callable[[], Iterable[Chunk]]
 class Engine:
     """A loaded backend with its line of waiting answers."""
 
-    def __init__(self, backend: BaseBackend) -> None:
+    def __init__(self, backend: BaseBackend, *, longest_line: int = 64) -> None:
         self.backend = backend
+        self._longest_line = longest_line
         self._changed = threading.Condition()
         self._waiting: deque[tuple[Generation, Stream]] = deque()
         self._current: Generation | None = None
@@ -37,6 +38,8 @@ class Engine:
         with self._changed:
             if self._closing:
                 raise NoModelLoaded("The model was unloaded. Load one and send your message again.")
+            if len(self._waiting) >= self._longest_line:
+                raise Busy(f"{len(self._waiting)} messages wait for an answer already. Try again in a minute.")
             self._waiting.append((generation, stream))
             self._changed.notify()
         return generation
@@ -57,6 +60,7 @@ class Engine:
             self._changed.notify()
         for generation in everyone:
             generation.stop()
+        self.backend.stop()  # also what it may be mending
         self._thread.join()
         self.backend.unload_model()
 
@@ -79,3 +83,4 @@ class Engine:
                     return
                 self._current, stream = self._waiting.popleft()
             self._current.run(stream)
+            self.backend.recover()

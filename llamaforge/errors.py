@@ -13,6 +13,7 @@ LlamaForgeError
 │   └── BackendMissing       the package behind a backend is not installed
 └── GenerationError          a message cannot be answered
     ├── NoModelLoaded
+    ├── Busy                 too many answers wait in line already
     ├── EmptyPrompt
     └── ContextOverflow      the prompt is longer than the context window
 
@@ -98,6 +99,10 @@ class GenerationError(LlamaForgeError):
 
 class NoModelLoaded(GenerationError):
     """Nothing is loaded that could answer."""
+
+
+class Busy(GenerationError):
+    """Too many answers wait in line already."""
 
 
 class EmptyPrompt(GenerationError):

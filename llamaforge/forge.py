@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .backends import get_backend
+from .backends import backend_place, get_backend
 from .backends.base import BaseBackend, plain_prompt
 from .backends.parameters import describe, unknown_name, validate
 from .config import Config, Model
 from .engine import Engine
 from .errors import EmptyPrompt, LlamaForgeError, LoadSuperseded, ModelError, NoModelLoaded
 from .generation import Generation
-from .memory import find_gpus, measure, verdict
+from .memory import find_gpus, format_bytes, measure, verdict
 from .text_stream import as_chunks, split_reasoning
 from .types import Chunk, Message, ModelCard
 
@@ -62,10 +62,14 @@ class LlamaForge:
 
     Args:
         config: the config folder; see Config for where it is by default.
+        isolate: run local backends in a child process, which the page does: a crash of the engine ends one answer.
+        longest_line: how many answers may wait for the running one.
     """
 
-    def __init__(self, config: str | Path | None = None) -> None:
+    def __init__(self, config: str | Path | None = None, *, isolate: bool = False, longest_line: int = 64) -> None:
         self.config = Config(config)
+        self._isolate = isolate
+        self._longest_line = longest_line
         self._engine: Engine | None = None
         self._loaded: Model | None = None
         self._close: weakref.finalize[..., Any] | None = None
@@ -73,6 +77,7 @@ class LlamaForge:
         self._state = threading.Lock()  # held for moments: guards status, engine and the last command
         self._swap = threading.Lock()  # held as long as a load or unload takes
         self._command = 0
+        self._loading: BaseBackend | None = None
 
     # Models
 
@@ -167,7 +172,7 @@ class LlamaForge:
             self._require_newest(command, name)
             try:
                 model = self.model(name)
-                backend = get_backend(model.backend)()
+                backend = self._backend(model.backend)
                 warning = self._check(model, backend, parameters or {})
             except LlamaForgeError as error:
                 self._publish(replace(self._status, error=error))
@@ -175,31 +180,18 @@ class LlamaForge:
             if warning:
                 logger.warning("%s", warning)
             self._close_engine()
-            self._publish(Status("loading", name, model.backend, time.time()))
-            try:
-                started = time.perf_counter()
-                backend.load_model(self.config.model_path(model), self._parameters(model, parameters or {}))
-            except Exception as failure:
-                reason = _as_load_error(name, failure)
-                self._publish(Status(error=reason))
-                raise reason from failure
-            with self._state:
-                self._engine = engine = Engine(backend)
-                self._loaded = model
-                # Ends the engine's thread and frees the model when the program ends or lets go of this object.
-                self._close = weakref.finalize(self, engine.close)
-            seconds = time.perf_counter() - started
-            self._publish(_ready(model, backend, seconds))
-            self._require_newest(command, name)
+            self._open_engine(command, model, backend, parameters or {})
 
     def unload_model(self) -> None:
-        """Stop what is being answered and give the model's memory back."""
+        """Stop what is being answered and give the model's memory back; a running load is given up."""
         self._next_command()
         with self._swap:
-            if self._engine is not None:
+            engine = self._engine
+            held = engine.backend.memory_used() if engine is not None else None
+            if engine is not None:
                 self._publish(replace(self._status, state="unloading"))
             self._close_engine()
-            self._publish(Status())
+            self._publish(Status(summary=(f"{format_bytes(held)} given back",) if held else ()))
 
     # Answers
 
@@ -268,7 +260,8 @@ class LlamaForge:
             engine, model = self._engine, self._loaded
         if engine is None or model is None:
             if self._status.state == "loading":
-                raise NoModelLoaded(f"{self._status.model} is still loading. Send your message again when it is ready.")
+                loading = self._status.model
+                raise NoModelLoaded(f"{loading} is still loading. Send your message again when it is ready.")
             raise NoModelLoaded("No model is loaded. Choose one and press Load.")
         return engine, self._parameters(model, parameters or {}, engine.backend.context_window)
 
@@ -299,6 +292,50 @@ class LlamaForge:
         # The weights are mapped from the file, and the system counts mapped files as free memory already.
         return need.kv_cache + need.compute if need is not None else 0
 
+    def _backend(self, name: str) -> BaseBackend:
+        near = get_backend(name)()
+        place = backend_place(name)
+        if not (self._isolate and place and near.in_worker):
+            return near
+        from .worker_backend import WorkerBackend
+
+        return WorkerBackend(place, near, on_lost=self._lost)
+
+    def _open_engine(self, command: int, model: Model, backend: BaseBackend, call: Mapping[str, Any]) -> None:
+        """Load and publish last; where that fails, nothing is loaded and the status says why."""
+        self._publish(Status("loading", model.name, model.backend, time.time()))
+        self._loading = backend
+        started = time.perf_counter()
+        try:
+            self._require_newest(command, model.name)
+            backend.load_model(self.config.model_path(model), self._parameters(model, call))
+            self._require_newest(command, model.name)
+        # A custom backend may raise anything; whatever it is, the page and the next command go on.
+        except BaseException as failure:
+            self._loading = None
+            backend.unload_model()
+            reason = self._load_error(command, model.name, failure)
+            self._publish(Status(error=None if isinstance(reason, LoadSuperseded) else reason))
+            raise reason from failure
+        self._loading = None
+        with self._state:
+            self._engine = engine = Engine(backend, longest_line=self._longest_line)
+            self._loaded = model
+            # Ends the engine's thread and frees the model when the program ends or lets go of this object.
+            self._close = weakref.finalize(self, engine.close)
+        self._publish(_ready(model, backend, time.perf_counter() - started))
+
+    def _load_error(self, command: int, name: str, failure: BaseException) -> LlamaForgeError:
+        if command != self._command:
+            return LoadSuperseded(f"Loading {name!r} was given up: another model was asked for meanwhile.")
+        if isinstance(failure, LlamaForgeError):
+            return failure
+        return ModelError(f"Loading {name!r} failed: {type(failure).__name__}: {failure}")
+
+    def _lost(self) -> None:
+        """A worker died and could not be started again."""
+        self._publish(Status(error=ModelError("The model stopped too often, or could not be loaded again. Load it.")))
+
     def _close_engine(self) -> None:
         with self._state:
             self._engine = self._loaded = None
@@ -308,7 +345,10 @@ class LlamaForge:
     def _next_command(self) -> int:
         with self._state:
             self._command += 1
-            return self._command
+            command, loading = self._command, self._loading
+        if loading is not None:
+            loading.stop()  # a newer command: the load that is running has become pointless
+        return command
 
     def _require_newest(self, command: int, name: str) -> None:
         if command != self._command:
@@ -339,12 +379,6 @@ def _ready(model: Model, backend: BaseBackend, seconds: float) -> Status:
         summary=tuple(backend.summary()),
         warnings=tuple(backend.warnings()),
     )
-
-
-def _as_load_error(name: str, failure: Exception) -> LlamaForgeError:
-    if isinstance(failure, LlamaForgeError):
-        return failure
-    return ModelError(f"Loading {name!r} failed: {type(failure).__name__}: {failure}")
 
 
 def _message(message: Message | Mapping[str, str]) -> Message:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from types import TracebackType
 
 from .errors import GenerationError, LlamaForgeError
 from .types import Chunk, FinishReason, Result, Usage
+
+STOP_PATIENCE = 1.0  # seconds that a stopped backend has for its last words, the token counts
 
 
 class Generation:
@@ -29,6 +32,7 @@ class Generation:
         self._finish_reason: FinishReason | None = None
         self._usage: Usage | None = None
         self._stopping = False
+        self._told: float | None = None
         self._result: Result | None = None
 
     def __iter__(self) -> Iterator[str]:
@@ -112,8 +116,7 @@ class Generation:
         error: Exception | None = None
         try:
             for chunk in () if self._stopping else stream():
-                # Once stopped, what still comes without text (the token counts) is taken, and no word more.
-                if self._stopping and (chunk.text or chunk.reasoning):
+                if self._stopping and not self._heed_stop():
                     break
                 self._append(chunk)
         except LlamaForgeError as known:
@@ -124,7 +127,16 @@ class Generation:
             error.__cause__ = unknown
         self.end(error)
 
+    def _heed_stop(self) -> bool:
+        """Tell the backend again, which may have been told before it began; False once it had its time to end."""
+        now = time.perf_counter()
+        self._told = self._told or now
+        self._on_stop(self)
+        return now - self._told < STOP_PATIENCE
+
     def _append(self, chunk: Chunk) -> None:
+        if self._stopping:  # once stopped, the token counts are taken and no word more
+            chunk = replace(chunk, text="", reasoning="")
         if chunk.text or chunk.reasoning:
             self._first = self._first or time.perf_counter()
         with self._changed:

@@ -21,11 +21,12 @@ class StopMatcher:
     def feed(self, piece: str) -> str:
         """Return the text that is safe to show; sets `matched` once a stop text has been seen."""
         text = self._held + piece
-        found = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
+        # The one that is complete first, so that the cut is the same however the text comes in pieces.
+        found = [(text.find(stop) + len(stop), text.find(stop)) for stop in self._stop if stop in text]
         if found:
             self.matched = True
             self._held = ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         keep = max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
@@ -54,9 +55,12 @@ class ReasoningSplitter:
             if len(opening) < len(THINK_OPEN) and THINK_OPEN.startswith(opening):
                 self._held = text
                 return Chunk()
-            self._state = "thinking" if opening.startswith(THINK_OPEN) else "answer"
-            text = opening[len(THINK_OPEN) :].lstrip() if self._state == "thinking" else text
-        if self._state == "thinking":
+            self._state = "opened" if opening.startswith(THINK_OPEN) else "answer"
+            text = opening[len(THINK_OPEN) :] if self._state == "opened" else text
+        if self._state == "opened":
+            text = text.lstrip()
+            self._state = "thinking" if text else "opened"
+        if self._state in ("opened", "thinking"):
             return self._think(text)
         if self._state == "gap":
             text = text.lstrip()

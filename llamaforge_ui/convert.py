@@ -110,7 +110,7 @@ def status_line(status: Status, elapsed: float, *, public: bool) -> str:
         "unloading": "unloading",
         "ready": "ready",
     }
-    facts = [] if public or status.state != "ready" else list(status.summary)
+    facts = [] if public else list(status.summary)
     text = " · ".join([texts[status.state], *facts])
     shown = html.escape(text)
     return f'<div class="lf-status" title="{shown}"><span class="lf-dot lf-{status.state}"></span>{shown}</div>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 
 from ..errors import BackendError
@@ -46,9 +47,13 @@ def get_backend(name: str) -> type[BaseBackend]:
     if name not in _registry:
         raise BackendError(unknown_name("backend", name, backend_names()))
     backend = _registry[name]
-    if isinstance(backend, str):
-        backend = _registry[name] = _import_backend(name, backend)
-    return backend
+    return _import_backend(name, backend) if isinstance(backend, str) else backend
+
+
+def backend_place(name: str) -> str | None:
+    """Return the "module:Class" that a backend was registered by, so that a child process can import it too."""
+    backend = _registry.get(name)
+    return backend if isinstance(backend, str) else None
 
 
 def backend_names() -> list[str]:
@@ -56,6 +61,7 @@ def backend_names() -> list[str]:
     return list(_registry)
 
 
+@functools.cache
 def _import_backend(name: str, place: str) -> type[BaseBackend]:
     module_name, class_name = place.split(":")
     try:

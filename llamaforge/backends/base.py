@@ -24,6 +24,9 @@ class BaseBackend:
 
     sees_images: ClassVar[bool] = False
 
+    in_worker: ClassVar[bool] = True
+    """Whether the page runs it in a child process, where it was registered by "module:Class"."""
+
     context_window: int | None = None
     """Tokens that prompt and answer share, once a model is loaded; None where there is no known limit."""
 
@@ -64,7 +67,13 @@ class BaseBackend:
         """Give the model's memory back; harmless when nothing is loaded."""
 
     def stop(self) -> None:
-        """Make the running stream end soon; may be called from any thread."""
+        """Make the running stream end soon, and a running load where that is possible; may be called from any thread.
+
+        A stream forgets an earlier stop when it begins, then yields an empty Chunk before its first long step.
+        """
+
+    def recover(self) -> None:
+        """Mend what the last answer broke; called after each one."""
 
     def count_tokens(self, text: str) -> int | None:
         """Return how many tokens a text is; None where the backend cannot tell."""
@@ -73,6 +82,10 @@ class BaseBackend:
     def summary(self) -> Sequence[str]:
         """Return short facts on the loaded model for the status line ("4.1 GB", "32 of 32 layers on GPU")."""
         return ()
+
+    def memory_used(self) -> int | None:
+        """Return the bytes of RAM that the loaded model holds; None where nobody can tell."""
+        return None
 
     def warnings(self) -> Sequence[str]:
         """Return what the user should know about the loaded model, one sentence each with what to do."""

@@ -27,6 +27,7 @@ class EchoBackend(BaseBackend):
     """Answers every message with its own words."""
 
     Parameters = EchoParameters
+    in_worker = False
 
     def __init__(self) -> None:
         self._loaded = False
@@ -57,6 +58,7 @@ class EchoBackend(BaseBackend):
 
     def generate_stream(self, prompt: str, parameters: Mapping[str, Any] | None = None) -> Iterator[str | Chunk]:
         self._stopped.clear()
+        yield Chunk()
         settings = parameters or {}
         words = _words(prompt)
         answer = words[: settings.get("max_tokens")]

@@ -57,7 +57,7 @@ class LlamaCppParameters(SamplingParameters):
     )
     n_ctx: int | None = load(
         None,
-        "Context window in tokens, for prompt and answer. Unset: the trained length, at most 8,192, less if RAM is short.",
+        "Context window in tokens, for prompt and answer. Unset: as trained, at most 8,192, less if RAM is short.",
         ge=256,
         le=16_777_216,
         step=256,

@@ -101,17 +101,20 @@ class ParameterInfo:
     maximum: float | None
     step: float | None
     choices: tuple[str, ...]
+    max_length: int | None = None
 
     @property
     def expectation(self) -> str:
         """What a value must be, for error texts: "a whole number from 1 to 8192"."""
         if self.choices:
-            return "one of " + ", ".join(self.choices)
-        article = "" if self.kind == "yes or no" else "a "
-        text = "true or false" if self.kind == "yes or no" else f"{article}{self.kind}"
+            return "one of " + ", ".join(map(str, self.choices))
+        text = "true or false" if self.kind == "yes or no" else f"a {self.kind}"
         if self.minimum is not None and self.maximum is not None:
-            text += f" from {_bound(self.minimum)} to {_bound(self.maximum)}"
-        return text
+            return f"{text} from {_bound(self.minimum)} to {_bound(self.maximum)}"
+        if self.minimum is not None:
+            return f"{text} of at least {_bound(self.minimum)}"
+        most = self.max_length if self.maximum is None else self.maximum
+        return f"{text}, at most {_bound(most)}" if most is not None else text
 
 
 def _bound(number: float) -> str:
@@ -128,17 +131,21 @@ def _info(name: str, field: FieldInfo) -> ParameterInfo:
     inner = _without_none(field.annotation)
     minimum = next((m.ge for m in field.metadata if isinstance(m, annotated_types.Ge)), None)
     maximum = next((m.le for m in field.metadata if isinstance(m, annotated_types.Le)), None)
+    max_length = next((m.max_length for m in field.metadata if isinstance(m, annotated_types.MaxLen)), None)
     return ParameterInfo(
         name=name,
         kind=_kind(inner),
         help=field.description or "",
         scope=typing.cast(Scope, extra.get("scope", "generate")),
         advanced=bool(extra.get("advanced", True)),
-        default=extra.get("engine_default", field.default if field.default is not None else None),
+        default=extra.get(
+            "engine_default", None if field.is_required() else field.get_default(call_default_factory=True)
+        ),
         minimum=typing.cast("float | None", minimum),
         maximum=typing.cast("float | None", maximum),
         step=typing.cast("float | None", extra.get("step")),
         choices=typing.get_args(inner) if typing.get_origin(inner) is Literal else (),
+        max_length=max_length,
     )
 
 

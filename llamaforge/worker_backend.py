@@ -1,0 +1,368 @@
+"""The parent's side of worker.py: a backend in a child process, behind the interface of a near one.
+
+A native crash, an out-of-memory kill or a stuck load ends the child and not the program, a load can be given up, and
+unloading gives every byte back. Parent and child speak in lines of JSON over the child's pipes; the child's file
+descriptor 1 is moved away first, so that nothing a native library prints is taken for a line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import psutil
+
+from . import errors
+from .backends.base import BaseBackend
+from .errors import GenerationError, LlamaForgeError, ModelError
+from .types import Chunk, MemoryNeed, Message, ModelCard, Usage
+from .worker import LONGEST_LINE
+
+STOP_PATIENCE = 1.5  # seconds from Stop to SIGKILL
+STUCK_CHECK = 0.25
+HANG_PATIENCE = 10.0  # seconds without a heartbeat
+REVIVALS = 2
+REVIVAL_WINDOW = 600.0
+STDERR_LINES = 200
+
+# What a child may know of the environment: no key, no token, no password.
+ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "USERPROFILE", "VIRTUAL_ENV")
+ENVIRONMENT_PREFIXES = ("CUDA_", "NVIDIA_", "HIP_", "ROCR_", "GGML_", "LLAMA_CPP_", "OMP_", "LD_LIBRARY_", "DYLD_")
+
+
+class WorkerBackend(BaseBackend):
+    """Runs a backend in a child process.
+
+    Args:
+        place: where the child finds the backend: "module:Class".
+        near: an instance in this process, which checks and describes without loading anything.
+        on_lost: called when the child died and no new one could be started.
+    """
+
+    def __init__(self, place: str, near: BaseBackend, on_lost: Callable[[], None] = lambda: None) -> None:
+        self._place = place
+        self._near = near
+        self._on_lost = on_lost
+        self._child: Child | None = None
+        self._model: tuple[str, dict[str, Any]] | None = None
+        self._facts: dict[str, Any] = {}
+        self._stopped_at: float | None = None
+        self._loading = False
+        self._crashed: deque[float] = deque(maxlen=REVIVALS)
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id; None while there is none."""
+        return self._child.process.pid if self._child is not None else None
+
+    def check(self, path: str, parameters: Mapping[str, Any]) -> None:
+        self._near.check(path, parameters)
+
+    def describe(self, path: str) -> ModelCard:
+        return self._near.describe(path)
+
+    def memory_needed(self, path: str, parameters: Mapping[str, Any]) -> MemoryNeed | None:
+        return self._near.memory_needed(path, parameters)
+
+    def load_model(self, model_path: str, parameters: Mapping[str, Any] | None = None) -> None:
+        self._stopped_at = None
+        self._loading = True
+        try:
+            self._load(model_path, dict(parameters or {}))
+        finally:
+            self._loading = False
+
+    def is_model_loaded(self) -> bool:
+        return self._model is not None
+
+    def unload_model(self) -> None:
+        self._model = None
+        child, self._child = self._child, None
+        if child is not None:
+            child.end()
+
+    def stop(self) -> None:
+        child = self._child
+        if child is None:
+            return
+        self._stopped_at = self._stopped_at or time.monotonic()
+        if self._loading:
+            child.kill()  # a load has no other way to end early
+        else:
+            child.stop()
+
+    def generate_stream(self, prompt: str, parameters: Mapping[str, Any] | None = None) -> Iterator[str | Chunk]:
+        return self._answer("generate_stream", prompt, dict(parameters or {}))
+
+    def chat_stream(
+        self, messages: Sequence[Message], parameters: Mapping[str, Any] | None = None
+    ) -> Iterator[str | Chunk]:
+        return self._answer("chat_stream", [asdict(message) for message in messages], dict(parameters or {}))
+
+    def generate(self, prompt: str, parameters: Mapping[str, Any] | None = None) -> str:
+        return str(self._call("generate", prompt, dict(parameters or {})))
+
+    def count_tokens(self, text: str) -> int | None:
+        count = self._call("count_tokens", text)
+        return count if isinstance(count, int) else None
+
+    def summary(self) -> Sequence[str]:
+        return tuple(self._facts.get("summary", ()))
+
+    def warnings(self) -> Sequence[str]:
+        return tuple(self._facts.get("warnings", ()))
+
+    def memory_used(self) -> int | None:
+        """Return the bytes of RAM that the child holds now."""
+        try:
+            return int(psutil.Process(self.pid).memory_info().rss) if self.pid else None
+        except psutil.Error:
+            return None
+
+    def _load(self, path: str, parameters: dict[str, Any]) -> None:
+        if self._child is None:
+            self._child = Child(self._place)
+        try:
+            self._facts = self._call("load_model", path, parameters)
+        except ChildEnded as ended:
+            self._child = None
+            if self._stopped_at is not None:
+                raise ModelError("Loading was given up.") from ended
+            raise ModelError(
+                f"The model could not be loaded: {ended.reason} Lower n_ctx or n_gpu_layers, or choose another model.",
+                details=ended.details,
+            ) from ended
+        except LlamaForgeError:
+            self.unload_model()
+            raise
+        self._model = (path, parameters)
+        self.context_window = self._facts.get("context_window")
+
+    def recover(self) -> None:
+        """Where the child is gone, start a new one with the same model."""
+        if self._model is None or (self._child is not None and self._child.alive):
+            return
+        model, self._model, self._child = self._model, None, None
+        try:
+            self.load_model(*model)
+        except LlamaForgeError:
+            self._on_lost()
+
+    def _answer(self, method: str, *arguments: Any) -> Iterator[str | Chunk]:
+        """Stream from the child; where it dies, say so unless it was stopped. recover() then starts another."""
+        self.recover()  # it may have died while nobody asked anything of it
+        self._stopped_at = None
+        try:
+            yield from self._stream(method, *arguments)
+        except ChildEnded as ended:
+            if self._stopped_at is not None:
+                yield Chunk(finish_reason="cancelled")
+                return
+            then = "It is being started again: send your message again." if self._may_revive() else "Load it again."
+            raise GenerationError(
+                f"The model stopped unexpectedly: {ended.reason} {then}", details=ended.details
+            ) from ended
+
+    def _may_revive(self) -> bool:
+        """Count a crash; after two in ten minutes the model is given up, so that it does not crash for ever."""
+        now = time.monotonic()
+        if len(self._crashed) == REVIVALS and now - self._crashed[0] < REVIVAL_WINDOW:
+            self._model = None
+            self._on_lost()
+            return False
+        self._crashed.append(now)
+        return True
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        stream = self._stream(method, *arguments)
+        while True:
+            try:
+                next(stream)
+            except StopIteration as end:
+                return end.value
+
+    def _stream(self, method: str, *arguments: Any) -> Generator[Chunk, None, Any]:
+        child = self._child
+        if child is None:
+            raise GenerationError("The model is not running. Load it again.")
+        request = child.request(method, arguments)
+        finished = False
+        try:
+            while True:
+                reply = child.reply(request, self._when_stopped)
+                if "chunk" in reply:
+                    yield _chunk(reply["chunk"])
+                    continue
+                finished = True
+                if "error" in reply:
+                    raise _error(reply["error"])
+                return reply.get("value")
+        except ChildEnded:
+            finished = True
+            raise
+        finally:
+            if not finished:
+                self._drain(child, request)
+
+    def _when_stopped(self) -> float | None:
+        return self._stopped_at
+
+    def _drain(self, child: Child, request: int) -> None:
+        """Whoever reads has left: stop the child's stream and let its rest pass by, so that the next begins clean."""
+        self._stopped_at = self._stopped_at or time.monotonic()
+        child.stop()
+        try:
+            while "chunk" in child.reply(request, self._when_stopped):
+                pass
+        except ChildEnded:
+            pass  # it did not heed Stop, and recover() starts another
+
+
+class ChildEnded(Exception):
+    """The child is gone, by itself or killed; `details` holds the last lines of its stderr."""
+
+    def __init__(self, reason: str, details: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.details = details
+
+
+class Child:
+    """The parent's end of one child process."""
+
+    def __init__(self, place: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "llamaforge.worker", place],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C at the terminal is the parent's to handle
+        )
+        self._inbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
+        self._heard = time.monotonic()
+        self._requests = 0
+        self._writing = threading.Lock()
+        self._hung = False
+        for target in (self._read_replies, self._read_stderr):
+            threading.Thread(target=target, name="llamaforge-worker-reader", daemon=True).start()
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def request(self, method: str, arguments: Sequence[Any]) -> int:
+        self._requests += 1
+        self._heard = time.monotonic()
+        self.send({"id": self._requests, "call": method, "arguments": list(arguments)})
+        return self._requests
+
+    def stop(self) -> None:
+        """Tell the child to end the stream of its last request."""
+        self.send({"id": self._requests, "call": "stop"})
+
+    def send(self, line: dict[str, Any]) -> None:
+        stdin = self.process.stdin
+        assert stdin is not None
+        # A dead child is noticed where its reply is waited for.
+        with self._writing, contextlib.suppress(OSError, ValueError):
+            stdin.write(json.dumps(line).encode() + b"\n")
+            stdin.flush()
+
+    def reply(self, request: int, when_stopped: Callable[[], float | None]) -> dict[str, Any]:
+        """Return the next line that answers a request; raise ChildEnded when there will be none."""
+        while True:
+            try:
+                line = self._inbox.get(timeout=STUCK_CHECK)
+            except queue.Empty:
+                self._kill_if_stuck(when_stopped())
+                continue
+            if line is None:
+                self._inbox.put(None)
+                raise ChildEnded(self._reason(), self.details())
+            if line.get("id") == request:
+                return line
+
+    def _kill_if_stuck(self, stopped_at: float | None) -> None:
+        now = time.monotonic()
+        if stopped_at is not None and now - stopped_at > STOP_PATIENCE:
+            self.kill()
+        elif now - self._heard > HANG_PATIENCE:
+            self._hung = True
+            self.kill()
+
+    def details(self) -> str:
+        return "\n".join(self._stderr)
+
+    def kill(self) -> None:
+        with contextlib.suppress(OSError):
+            self.process.kill()
+
+    def end(self) -> None:
+        """Close the pipes, which ends the child, and wait until all of its memory is back."""
+        assert self.process.stdin is not None
+        with self._writing, contextlib.suppress(OSError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(STOP_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self.process.wait()
+
+    def _reason(self) -> str:
+        if self._hung:
+            return "it did not answer for 10 seconds."
+        code = self.process.wait()
+        if code == -9:
+            return "the system ended it, most likely because memory ran out."
+        return "it crashed." if code else "it ended."
+
+    def _read_replies(self) -> None:
+        assert self.process.stdout is not None
+        for raw in iter(lambda: self.process.stdout.readline(LONGEST_LINE), b""):  # type: ignore[union-attr]
+            self._heard = time.monotonic()
+            try:
+                line = json.loads(raw)
+            except ValueError:
+                break  # half a line of a dying child
+            if "beat" not in line:
+                self._inbox.put(line)
+        self._inbox.put(None)
+        self.process.stdout.close()
+
+    def _read_stderr(self) -> None:
+        assert self.process.stderr is not None
+        for raw in self.process.stderr:
+            self._stderr.append(raw.decode("utf-8", "replace").rstrip())
+        self.process.stderr.close()
+
+
+def _environment() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k in ENVIRONMENT or k.startswith(ENVIRONMENT_PREFIXES)}
+    # The child imports what this process could import; no core dumps and no debugger at a crash.
+    return kept | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path), "GGML_NO_BACKTRACE": "1"}
+
+
+def _chunk(fields: dict[str, Any]) -> Chunk:
+    usage = fields.pop("usage", None)
+    return Chunk(**fields, usage=Usage(**usage) if usage else None)
+
+
+def _error(fields: dict[str, Any]) -> LlamaForgeError:
+    """Rebuild an error of ours by the name of its class, without running its constructor."""
+    kind = getattr(errors, fields["type"], GenerationError)
+    error: LlamaForgeError = kind.__new__(kind)
+    error.args = (fields["message"],)
+    error.__dict__.update(fields["attributes"])
+    return error
