@@ -43,7 +43,7 @@ class ChatTemplate:
         environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
         try:
             self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
+        except Exception as error:  # a hostile one may exhaust the parser too
             raise _template_error(error) from error
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         alternatives = sorted((re.escape(text) for text in control_tokens if text), key=len, reverse=True)

@@ -6,6 +6,7 @@ except its `stop`.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -14,6 +15,8 @@ from .backends.base import BaseBackend
 from .errors import Busy, NoModelLoaded
 from .generation import Generation
 from .types import Chunk
+
+logger = logging.getLogger("llamaforge")
 
 Stream = Callable[[], Iterable[Chunk]]
 
@@ -61,8 +64,9 @@ class Engine:
         for generation in everyone:
             generation.stop()
         self.backend.stop()  # also what it may be mending
-        self._thread.join()
-        self.backend.unload_model()
+        # The garbage collector may free a LlamaForge, and so close its engine, in the engine's own thread.
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
 
     def _stop(self, generation: Generation) -> None:
         with self._changed:
@@ -75,12 +79,25 @@ class Engine:
             generation.end()
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._current = None
-                self._changed.wait_for(lambda: self._waiting or self._closing)
-                if not self._waiting:
-                    return
-                self._current, stream = self._waiting.popleft()
-            self._current.run(stream)
-            self.backend.recover()
+        while (answer := self._next()) is not None:
+            generation, stream = answer
+            generation.run(stream)
+            self._guarded(self.backend.recover)
+            del answer, generation, stream  # a chat may be long, and the next one may be hours away
+        self._guarded(self.backend.unload_model)
+
+    def _next(self) -> tuple[Generation, Stream] | None:
+        with self._changed:
+            self._current = None
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+            if not self._waiting:
+                return None
+            self._current, stream = self._waiting.popleft()
+            return self._current, stream
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        # A backend of a user's own may raise anything; without this thread nobody would ever get an answer.
+        except (Exception, SystemExit) as failure:  # noqa: BLE001
+            logger.warning("%s.%s failed: %r", type(self.backend).__name__, step.__name__, failure)

@@ -121,8 +121,8 @@ class Generation:
                 self._append(chunk)
         except LlamaForgeError as known:
             error = known
-        # A backend of a user's own may raise anything; the page and the next message must go on.
-        except Exception as unknown:  # noqa: BLE001
+        # A backend of a user's own may raise anything, sys.exit() included; the page and the next message must go on.
+        except (Exception, SystemExit) as unknown:  # noqa: BLE001
             error = GenerationError(f"The model stopped with an error: {type(unknown).__name__}: {unknown}")
             error.__cause__ = unknown
         self.end(error)

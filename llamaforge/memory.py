@@ -101,8 +101,9 @@ def verdict(need: MemoryNeed, memory: Memory, *, freed: int = 0, hint: str = "")
 def format_bytes(count: float) -> str:
     """Return a number of bytes as a person reads it: "645 KB", "4.1 GB"."""
     for unit in ("bytes", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit in ("bytes", "KB") or count >= 100 else f"{count:.1f} {unit}"
+        text = f"{count:.0f}" if unit in ("bytes", "KB") or count >= 99.95 else f"{count:.1f}"
+        if float(text) < 1000:
+            return f"{text} {unit}"
         count /= 1000
     return f"{count:,.1f} TB"
 

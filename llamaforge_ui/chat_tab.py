@@ -209,6 +209,7 @@ def _wire_asking(tab: ChatTab) -> None:
         {parts.input},
         outputs,
         concurrency_limit=None,
+        trigger_mode="multiple",  # else a message sent right after Stop is dropped; ask() knows a double click
         **unlisted(),
     )
     parts.regenerate.click(regenerate, None, outputs, concurrency_limit=None, **unlisted())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,11 @@ from llamaforge import Generation, LlamaForgeError, Message, Result
 Start = Callable[[Sequence[Message]], Generation]
 
 
+DOUBLE_CLICK = 1.0  # seconds within which the same message again is one message
+
+
 class AnswerRunning(LlamaForgeError):
-    """The chat's last answer is still being written."""
+    """The chat's last answer is still being written, or the message is a second click on Send."""
 
 
 @dataclass(slots=True)
@@ -48,6 +52,7 @@ class Conversation:
     system_prompt: str = ""
     parameters: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each model, as this visitor set them
     sessions: set[str] = field(default_factory=set)
+    _asked: tuple[str, float] = ("", 0.0)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
@@ -69,13 +74,18 @@ class Conversation:
         """Add the visitor's message and start its answer; where that fails, the chat is as before.
 
         Raises:
-            AnswerRunning: the last answer is still being written.
+            AnswerRunning: the last answer is still being written, or the same message was sent a moment ago.
         """
         with self._lock:
             self._require_idle()
+            now = time.monotonic()
+            if self._asked[0] == text and now - self._asked[1] < DOUBLE_CLICK:
+                raise AnswerRunning("This message was just sent.")
             self.turns.append(Turn("user", text))
             try:
-                return self._answer(start, model)
+                generation = self._answer(start, model)
+                self._asked = (text, now)
+                return generation
             except LlamaForgeError:
                 self.turns.pop()
                 raise
@@ -108,6 +118,7 @@ class Conversation:
         """Take the last message and its answer back and return the message's text."""
         with self._lock:
             self._require_idle()
+            self._asked = ("", 0.0)
             if self.turns and self.turns[-1].role == "assistant":
                 self.turns.pop()
             return self.turns.pop().text if self.turns else ""
@@ -127,6 +138,7 @@ class Conversation:
 
     def stop(self) -> None:
         """Stop the running answer; what is written stays."""
+        self._asked = ("", 0.0)
         if self.running is not None:
             self.running.stop()
 

@@ -11,6 +11,7 @@ from llamaforge import Generation, LlamaForge
 
 INTERVAL = 1 / 14
 FIRST_INTERVAL = 1 / 50  # until the first word is there, so that it is seen at once
+LONGEST_INTERVAL = 0.4
 STOP_PATIENCE = 1.0  # the page is free a second after Stop, whatever the engine does
 
 
@@ -35,8 +36,9 @@ async def frames(forge: LlamaForge, generation: Generation) -> AsyncIterator[Fra
             drawing = time.monotonic()
             yield frame
             last = frame
-            # A busy page is given time: a fifth of it at most goes into drawing.
-            interval = max(INTERVAL, 5 * (time.monotonic() - drawing)) if generation.length else FIRST_INTERVAL
+            # A busy page is given time: a fifth of it goes into drawing, while a reader still sees it move.
+            drawn = 5 * (time.monotonic() - drawing)
+            interval = min(max(INTERVAL, drawn), LONGEST_INTERVAL) if generation.length else FIRST_INTERVAL
         stopped = stopped or (time.monotonic() if generation.stopping else None)
         if stopped is not None and time.monotonic() - stopped > STOP_PATIENCE:
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 
 from ..errors import BackendError
@@ -61,7 +60,6 @@ def backend_names() -> list[str]:
     return list(_registry)
 
 
-@functools.cache
 def _import_backend(name: str, place: str) -> type[BaseBackend]:
     module_name, class_name = place.split(":")
     try:
@@ -80,9 +78,9 @@ def _require_backend_class(name: str, backend: object) -> None:
     if not (isinstance(backend, type) and issubclass(backend, BaseBackend)):
         raise BackendError(f"Backend {name!r} must be a class that extends BaseBackend, found {backend!r}.")
     methods = ("load_model", "generate_stream", "is_model_loaded")
-    missing = [method for method in methods if getattr(backend, method) is getattr(BaseBackend, method)]
+    missing = [f"{method}()" for method in methods if getattr(backend, method) is getattr(BaseBackend, method)]
     if missing:
-        raise BackendError(f"Backend {name!r} lacks {', '.join(missing)}().")
+        raise BackendError(f"Backend {name!r} lacks {', '.join(missing)}.")
 
 
 register_backend("llama.cpp", "llamaforge.backends.llama_cpp:LlamaCppBackend")
