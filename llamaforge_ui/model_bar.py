@@ -47,7 +47,9 @@ class ModelBar:
             self.parts.select: gr.update(choices=choices(self.page)),
             self.parts.status: self.status_html(),
             self.parts.load: gr.update(interactive=not busy),
-            self.parts.unload: gr.update(interactive=status.state != "empty"),
+            self.parts.unload: gr.update(
+                value="Cancel" if status.state == "loading" else "Unload", interactive=status.state != "empty"
+            ),
             self.parts.notice: self._notices(),
             self.parts.force: gr.update(visible=False),
         }
