@@ -113,7 +113,8 @@ def status_line(status: Status, elapsed: float, *, public: bool) -> str:
     facts = [] if public else list(status.summary)
     text = " · ".join([texts[status.state], *facts])
     shown = html.escape(text)
-    return f'<div class="lf-status" title="{shown}"><span class="lf-dot lf-{status.state}"></span>{shown}</div>'
+    took = f"loaded in {seconds(status.load_seconds)}" if status.load_seconds is not None else shown
+    return f'<div class="lf-status" title="{took}"><span class="lf-dot lf-{status.state}"></span>{shown}</div>'
 
 
 def problem_of(error: Exception | None) -> str:
