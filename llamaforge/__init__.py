@@ -25,9 +25,10 @@ from .errors import (
     OutOfMemory,
     ParameterError,
 )
-from .forge import LlamaForge, Setting, Status, clean_text
+from .forge import LlamaForge, Setting, Status
 from .generation import Generation
 from .memory import format_bytes
+from .text_stream import clean_text
 from .types import Chunk, MemoryNeed, Message, ModelCard, Result, Usage
 
 __all__ = [

@@ -65,6 +65,8 @@ class ChatTemplate:
         contents = [self._control.sub(guard, m.content) if self._control else m.content for m in messages]
         turns = [{"role": m.role, "content": content} for m, content in zip(messages, contents, strict=True)]
         prompt = self._fill(turns)
+        if not prompt:
+            raise _template_error(ValueError("it gives an empty prompt"))
         if not literals:
             return [Segment(prompt, literal=False)]
         parts = re.split(f"{mark}:([0-9]+);", prompt)

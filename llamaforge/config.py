@@ -6,6 +6,7 @@ One broken file never hides the others: it is listed with its error and its line
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -66,7 +67,7 @@ class Config:
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        self.folder = Path(folder).expanduser() if folder is not None else default_folder()
+        self.folder = (Path(folder).expanduser() if folder is not None else default_folder()).absolute()
         self.models: dict[str, Model] = {}
         self.settings = Settings()
         self._unsaved: set[str] = set()
@@ -97,13 +98,12 @@ class Config:
             BackendError, ParameterError: the backend is unknown or a parameter wrong.
         """
         check_name(model.name)
-        validate(get_backend(model.backend).Parameters, model.parameters)
+        model.parameters = validate(get_backend(model.backend).Parameters, model.parameters)
         old = self.models.get(model.name)
         if old is not None and model.file is None:
             model.file = old.file
         self.models[model.name] = model
         self._unsaved.add(model.name)
-        self._removed.discard(model.name)
 
     def remove(self, name: str) -> None:
         """Take a model out, in memory only; save() moves its file to models/.trash/."""
@@ -120,13 +120,13 @@ class Config:
             CannotSplice: the edit would lose comments.
             ConfigError: the folder cannot be written.
         """
+        for name in sorted(self._removed):  # first: one that was removed and added anew is a new file
+            _move_to_trash(self.file_of(name))
+            self._removed.discard(name)
         for name in sorted(self._unsaved):
             model = self.models[name]
             model.file = self._edited(model).save(overwrite=overwrite)
             self._unsaved.discard(name)
-        for name in sorted(self._removed):
-            _move_to_trash(self.file_of(name))
-            self._removed.discard(name)
 
     def save_text(self, name: str, text: str, *, digest: str | None, overwrite: bool = False) -> Model:
         """Write a model's file as a person typed it; refuse text that is no model.
@@ -146,6 +146,7 @@ class Config:
         model.file = typed.save(overwrite=overwrite)
         self.models[name] = model
         self._unsaved.discard(name)
+        self._removed.discard(name)
         return model
 
     def save_parameters(self, name: str, values: Mapping[str, Any]) -> Model:
@@ -155,9 +156,9 @@ class Config:
             LlamaForgeError: the file is broken, cannot be written, or would lose comments.
         """
         file = YamlFile.read(self.file_of(name))
-        old = file.data.get("parameters")
+        old = _mapping(file, "parameters")
         changes: dict[tuple[str, ...], Any] = {
-            ("parameters", key): value for key, value in values.items() if value is not None or key in (old or {})
+            ("parameters", key): value for key, value in values.items() if value is not None or key in old
         }
         return self.save_text(name, file.edited(changes).text, digest=file.digest)
 
@@ -170,7 +171,7 @@ class Config:
 
     def free_name(self, name: str) -> str:
         """Return a name for a copy that no model has."""
-        copies = (f"{name[:56]} copy{number or ''}" for number in range(1000))
+        copies = (f"{name[:55]} copy{f' {number}' if number > 1 else ''}" for number in range(1, 1000))
         return next(copy for copy in copies if copy not in self.models and not self.file_of(copy).exists())
 
     def found_files(self) -> list[Path]:
@@ -179,16 +180,21 @@ class Config:
             return []
         folder = self.resolve(self.settings.models_dir)
         known = {self.resolve(model.path) for model in self.models.values() if model.path}
-        return [file for file in sorted(folder.rglob("*.gguf")) if file not in known] if folder.is_dir() else []
+        files = sorted(folder.rglob("*.gguf")) if os.path.isdir(folder) else []
+        return [file for file in files if self.resolve(str(file)) not in known]
 
     def resolve(self, path: str) -> Path:
         """Return a path as an absolute one; a relative one starts at the config folder's parent."""
-        return (self.folder.absolute().parent / Path(path).expanduser()).resolve()
+        start = self.folder.parent
+        try:
+            return (start / Path(path).expanduser()).resolve()
+        except (OSError, RuntimeError, ValueError):  # nobody's home, a loop of links, a NUL: refused at load
+            return start / path
 
     def model_path(self, model: Model) -> str:
         """Return what the backend is given: a file of this disk where there is one, else the text as it stands."""
         resolved = self.resolve(model.path)
-        return str(resolved) if resolved.exists() or model.path.endswith(".gguf") else model.path
+        return str(resolved) if os.path.exists(resolved) or model.path.endswith(".gguf") else model.path
 
     def _edited(self, model: Model) -> YamlFile:
         wanted: dict[str, Any] = {"backend": model.backend, "path": model.path}
@@ -197,8 +203,9 @@ class Config:
         if model.file is None:
             data = wanted | ({"parameters": model.parameters} if model.parameters else {})
             return YamlFile.new(self.file_of(model.name), data)
-        old = model.file.data.get("parameters") or {}
+        old = _mapping(model.file, "parameters")
         changes: dict[tuple[str, ...], Any] = {(key,): value for key, value in wanted.items()}
+        changes[("description",)] = model.description or None
         changes |= {("parameters", key): model.parameters.get(key) for key in [*old, *model.parameters]}
         return model.file.edited({keys: value for keys, value in changes.items() if _at(model.file, keys) != value})
 
@@ -236,7 +243,7 @@ def _model_of(name: str, file: YamlFile) -> Model:
         model.backend = _text(file, "backend", example="llama.cpp")
         model.path = _text(file, "path", example="models/file.gguf")
         model.description = _text(file, "description", required=False)
-        model.parameters = _mapping(file, "parameters")
+        model.parameters = {key: value for key, value in _mapping(file, "parameters").items() if value is not None}
         _check_parameters(file, model)
     except LlamaForgeError as error:
         model.problem = error
@@ -280,7 +287,8 @@ def _check_shared_parameters(file: YamlFile, parameters: Mapping[str, Any]) -> N
             known = {known for schema in schemas for known in schema.model_fields}
             raise file.error(unknown_name("setting", name, sorted(known)), "parameters", name)
         try:
-            validate(knowing[0], {name: value})
+            for schema in knowing:
+                validate(schema, {name: value})
         except ParameterError as error:
             raise file.error(str(error), "parameters", name) from error
 
@@ -305,7 +313,7 @@ def _text(file: YamlFile, key: str, *, example: str = "", required: bool = True)
         return ""
     if value is None:
         raise file.error(f"{key!r} is missing. Add a line: {key}: {example}")
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or (required and not value.strip()):
         raise file.error(f"{key} must be a text, found {value!r}.", key)
     return value
 
@@ -330,7 +338,9 @@ def _move_to_trash(path: Path) -> None:
     trash = path.parent / ".trash"
     try:
         trash.mkdir(exist_ok=True)
-        shutil.move(path, trash / f"{path.stem}.{time.strftime('%Y%m%d-%H%M%S')}.yaml")
+        when = time.strftime("%Y%m%d-%H%M%S")
+        places = (trash / f"{path.stem}.{when}{'-' * number}.yaml" for number in itertools.count())
+        shutil.move(path, next(place for place in places if not place.exists()))
     except FileNotFoundError:
         return  # somebody else removed it already: what was asked for is so
     except OSError as error:

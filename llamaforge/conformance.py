@@ -52,6 +52,7 @@ class Bench:
 
     forge: LlamaForge
     name: str
+    patience: float = PATIENCE
     known: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -70,17 +71,27 @@ class Bench:
         return result
 
     def finish(self, generation: Generation) -> Result:
-        result = generation.wait(PATIENCE)
-        require(result is not None, f"no end within {PATIENCE:.0f} s")
-        assert result is not None
+        result = generation.wait(self.patience)
+        if result is None:
+            generation.stop()
+            raise Failed(f"no end within {self.patience:.0f} s")
         return result
+
+    def pieces(self) -> list[str]:
+        """Return the pieces of a finished answer."""
+        generation = self.forge.generate_stream(PROMPT, self.settings())
+        self.finish(generation)
+        return list(generation)
 
     def begun(self) -> Generation:
         """Return a long answer that has begun to write."""
         generation = self.forge.generate_stream(PROMPT * 20, self.settings(max_tokens=None))
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + self.patience
         while not generation.length and generation.result is None and time.monotonic() < end:
             time.sleep(0.001)
+        if not generation.length:
+            generation.stop()
+            raise Failed(f"no word within {self.patience:.0f} s")
         return generation
 
     def needs(self, parameter: str) -> None:
@@ -114,13 +125,12 @@ def answers_a_chat(bench: Bench) -> None:
 
 
 def streams_what_it_generates(bench: Bench) -> None:
-    pieces = list(bench.forge.generate_stream(PROMPT, bench.settings()))
-    whole = bench.forge.generate(PROMPT, bench.settings())
-    require("".join(pieces) == whole, f"{''.join(pieces)[:40]!r} and {whole[:40]!r}")
+    streamed, whole = "".join(bench.pieces()), bench.ask().text
+    require(streamed == whole, f"{streamed[:40]!r} and {whole[:40]!r}")
 
 
 def cuts_no_character(bench: Bench) -> None:
-    pieces = list(bench.forge.generate_stream(PROMPT, bench.settings()))
+    pieces = bench.pieces()
     require(all(piece.encode("utf-8") for piece in pieces if piece), "a piece is no text")
     require(not any("\ufffd" in piece for piece in pieces), "a broken character")
 
@@ -258,10 +268,10 @@ CHECKS: tuple[Callable[[Bench], None], ...] = (
 )
 
 
-def run(forge: LlamaForge, name: str) -> list[Outcome]:
-    """Load a model and return how each check went."""
+def run(forge: LlamaForge, name: str, *, patience: float = PATIENCE) -> list[Outcome]:
+    """Load a model and return how each check went; an answer has `patience` seconds to end."""
     forge.load_model(name)
-    bench = Bench(forge, name)
+    bench = Bench(forge, name, patience)
     return [_outcome(check, bench) for check in CHECKS]
 
 

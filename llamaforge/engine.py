@@ -63,7 +63,7 @@ class Engine:
             self._changed.notify()
         for generation in everyone:
             generation.stop()
-        self.backend.stop()  # also what it may be mending
+        self._guarded(self.backend.stop)  # also what it may be mending
         # The garbage collector may free a LlamaForge, and so close its engine, in the engine's own thread.
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -72,7 +72,7 @@ class Engine:
         with self._changed:
             if generation is self._current:
                 # Inside the lock, so that the flag never hits the next answer.
-                self.backend.stop()
+                self._guarded(self.backend.stop)
                 return
             self._waiting = deque(pair for pair in self._waiting if pair[0] is not generation)
         if not generation.running:
@@ -82,7 +82,8 @@ class Engine:
         while (answer := self._next()) is not None:
             generation, stream = answer
             generation.run(stream)
-            self._guarded(self.backend.recover)
+            if not self._closing:
+                self._guarded(self.backend.recover)
             del answer, generation, stream  # a chat may be long, and the next one may be hours away
         self._guarded(self.backend.unload_model)
 

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .backends import backend_place, get_backend
 from .backends.base import BaseBackend, plain_prompt
 from .backends.parameters import describe, unknown_name, validate
 from .config import Config, Model
 from .engine import Engine
-from .errors import EmptyPrompt, LlamaForgeError, LoadSuperseded, ModelError, NoModelLoaded
+from .errors import EmptyPrompt, GenerationError, LlamaForgeError, LoadSuperseded, ModelError, NoModelLoaded
 from .generation import Generation
 from .memory import find_gpus, format_bytes, measure, verdict
-from .text_stream import as_chunks, split_reasoning
-from .types import Chunk, Message, ModelCard
+from .text_stream import as_chunks, clean_text, or_whole, split_reasoning
+from .types import MemoryNeed, Message, ModelCard, Role
 
 logger = logging.getLogger("llamaforge")
 
 State = Literal["empty", "loading", "ready", "unloading"]
 Chat = Sequence[Message | Mapping[str, str]]
-
-# Everything below space but tab and newline, and DEL: never meant, and some terminals and logs obey them.
-CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufeff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +74,8 @@ class LlamaForge:
         self._swap = threading.Lock()  # held as long as a load or unload takes
         self._command = 0
         self._loading: BaseBackend | None = None
+        self._opened_by = 0  # the command that loaded what is loaded
+        self._need: MemoryNeed | None = None  # of what is loaded
 
     # Models
 
@@ -174,9 +172,13 @@ class LlamaForge:
                 model = self.model(name)
                 backend = self._backend(model.backend)
                 warning = self._check(model, backend, parameters or {})
-            except LlamaForgeError as error:
-                self._publish(replace(self._status, error=error))
-                raise
+            # A custom backend may raise anything, here and below.
+            except Exception as failure:
+                reason = _load_error(name, failure)
+                self._publish(replace(self._status, error=reason))
+                if reason is failure:
+                    raise
+                raise reason from failure
             if warning:
                 logger.warning("%s", warning)
             self._close_engine()
@@ -184,8 +186,10 @@ class LlamaForge:
 
     def unload_model(self) -> None:
         """Stop what is being answered and give the model's memory back; a running load is given up."""
-        self._next_command()
+        command = self._next_command()
         with self._swap:
+            if self._opened_by > command:
+                return  # waited so long that a newer load has replaced what was to be unloaded
             engine = self._engine
             held = engine.backend.memory_used() if engine is not None else None
             if engine is not None:
@@ -218,7 +222,7 @@ class LlamaForge:
         backend = engine.backend
         return engine.submit(
             lambda: as_chunks(
-                _or_whole(backend.generate_stream(text, settings), lambda: backend.generate(text, settings))
+                or_whole(backend.generate_stream(text, settings), lambda: backend.generate(text, settings))
             )
         )
 
@@ -242,7 +246,7 @@ class LlamaForge:
         backend = engine.backend
         return engine.submit(
             lambda: split_reasoning(
-                _or_whole(backend.chat_stream(chat, settings), lambda: backend.generate(plain_prompt(chat), settings))
+                or_whole(backend.chat_stream(chat, settings), lambda: backend.generate(plain_prompt(chat), settings))
             )
         )
 
@@ -253,7 +257,8 @@ class LlamaForge:
 
     def changed(self) -> None:
         """Tell every page that models or settings are no longer what they were."""
-        self._publish(self._status)
+        with self._state:
+            self._status = replace(self._status, version=self._status.version + 1)
 
     def _ready_for(self, parameters: Mapping[str, Any] | None) -> tuple[Engine, dict[str, Any]]:
         with self._state:
@@ -285,10 +290,7 @@ class LlamaForge:
         return verdict(need, measure(find_gpus()), freed=self._freed_by_unloading(), hint=hint)
 
     def _freed_by_unloading(self) -> int:
-        engine, model = self._engine, self._loaded
-        if engine is None or model is None:
-            return 0
-        need = engine.backend.memory_needed(self.config.model_path(model), self._parameters(model, {}))
+        need = self._need if self._engine is not None else None
         # The weights are mapped from the file, and the system counts mapped files as free memory already.
         return need.kv_cache + need.compute if need is not None else 0
 
@@ -308,29 +310,26 @@ class LlamaForge:
         started = time.perf_counter()
         try:
             self._require_newest(command, model.name)
-            backend.load_model(self.config.model_path(model), self._parameters(model, call))
+            path, parameters = self.config.model_path(model), self._parameters(model, call)
+            need = backend.memory_needed(path, parameters)
+            backend.load_model(path, parameters)
             self._require_newest(command, model.name)
-        # A custom backend may raise anything; whatever it is, the page and the next command go on.
         except BaseException as failure:
             self._loading = None
+            superseded = command != self._command
+            reason = _superseded(model.name) if superseded else _load_error(model.name, failure)
+            self._publish(Status(error=None if superseded else reason))
             backend.unload_model()
-            reason = self._load_error(command, model.name, failure)
-            self._publish(Status(error=None if isinstance(reason, LoadSuperseded) else reason))
+            if reason is failure or isinstance(failure, KeyboardInterrupt):
+                raise
             raise reason from failure
         self._loading = None
         with self._state:
             self._engine = engine = Engine(backend, longest_line=self._longest_line)
-            self._loaded = model
+            self._loaded, self._need, self._opened_by = model, need, command
             # Ends the engine's thread and frees the model when the program ends or lets go of this object.
             self._close = weakref.finalize(self, engine.close)
         self._publish(_ready(model, backend, time.perf_counter() - started))
-
-    def _load_error(self, command: int, name: str, failure: BaseException) -> LlamaForgeError:
-        if command != self._command:
-            return LoadSuperseded(f"Loading {name!r} was given up: another model was asked for meanwhile.")
-        if isinstance(failure, LlamaForgeError):
-            return failure
-        return ModelError(f"Loading {name!r} failed: {type(failure).__name__}: {failure}")
 
     def _lost(self) -> None:
         """A worker died and could not be started again."""
@@ -352,20 +351,11 @@ class LlamaForge:
 
     def _require_newest(self, command: int, name: str) -> None:
         if command != self._command:
-            raise LoadSuperseded(f"Loading {name!r} was given up: another model was asked for meanwhile.")
+            raise _superseded(name)
 
     def _publish(self, status: Status) -> None:
         with self._state:
             self._status = replace(status, version=self._status.version + 1)
-
-
-def clean_text(text: str) -> str:
-    """Return a text without control characters (tab and newline stay), lone surrogates replaced by U+FFFD."""
-    return (
-        CONTROL_CHARACTERS.sub("", text.replace("\r\n", "\n"))
-        .encode("utf-16", "surrogatepass")
-        .decode("utf-16", "replace")
-    )
 
 
 def _ready(model: Model, backend: BaseBackend, seconds: float) -> Status:
@@ -381,9 +371,21 @@ def _ready(model: Model, backend: BaseBackend, seconds: float) -> Status:
     )
 
 
+def _load_error(name: str, failure: BaseException) -> LlamaForgeError:
+    if isinstance(failure, LlamaForgeError):
+        return failure
+    return ModelError(f"Loading {name!r} failed: {type(failure).__name__}: {failure}")
+
+
+def _superseded(name: str) -> LoadSuperseded:
+    return LoadSuperseded(f"Loading {name!r} was given up: another model was asked for meanwhile.")
+
+
 def _message(message: Message | Mapping[str, str]) -> Message:
     if not isinstance(message, Message):
-        message = Message(message["role"], message["content"])  # type: ignore[arg-type]
+        message = Message(message.get("role"), message.get("content"))  # type: ignore[arg-type]
+    if message.role not in get_args(Role) or not isinstance(message.content, str):
+        raise GenerationError('A message is {"role": "user", "content": "…"}; roles are system, user and assistant.')
     return Message(message.role, clean_text(message.content))
 
 
@@ -391,13 +393,3 @@ def _require_text(text: str) -> str:
     if not text.strip():
         raise EmptyPrompt("Write a message first.")
     return text
-
-
-def _or_whole(stream: Iterable[str | Chunk], whole: Callable[[], str]) -> Iterator[str | Chunk]:
-    """Yield a stream; a backend that can only answer at once yields nothing, and is asked for the whole."""
-    silent = True
-    for piece in stream:
-        silent = False
-        yield piece
-    if silent:
-        yield whole()

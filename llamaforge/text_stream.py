@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from .errors import GenerationError
 from .types import Chunk
 
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
+# Everything below space but tab and newline, and DEL: never meant, and some terminals and logs obey them.
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufeff]")
 
 
 class StopMatcher:
@@ -99,6 +103,31 @@ def split_reasoning(stream: Iterable[str | Chunk]) -> Iterator[Chunk]:
 def as_chunks(stream: Iterable[str | Chunk]) -> Iterator[Chunk]:
     """Yield the stream as chunks, its text untouched."""
     return (Chunk(text=piece) if isinstance(piece, str) else piece for piece in stream)
+
+
+def or_whole(stream: Iterable[str | Chunk], whole: Callable[[], str]) -> Iterator[str | Chunk]:
+    """Yield a stream; a backend that can only answer at once yields nothing, and is asked for the whole."""
+    silent = True
+    for piece in stream or ():
+        silent = False
+        yield _text_or_chunk(piece)
+    if silent:
+        yield _text_or_chunk(whole())
+
+
+def _text_or_chunk(piece: str | Chunk) -> str | Chunk:
+    if not isinstance(piece, (str, Chunk)):
+        raise GenerationError(f"The backend gave {type(piece).__name__} where it must give str or Chunk.")
+    return piece
+
+
+def clean_text(text: str) -> str:
+    """Return a text without control characters (tab and newline stay), lone surrogates replaced by U+FFFD."""
+    return (
+        CONTROL_CHARACTERS.sub("", text.replace("\r\n", "\n"))
+        .encode("utf-16", "surrogatepass")
+        .decode("utf-16", "replace")
+    )
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -1,7 +1,8 @@
 """A backend in a child process: python -m llamaforge.worker module:Class.
 
-Speaks lines of JSON with worker_backend.py over its pipes. File descriptor 1 is moved away first, so that nothing a
-native library prints is taken for a line. The child ends when its pipe closes, so it cannot outlive its parent.
+Speaks lines of JSON with worker_backend.py over its pipes. File descriptors 0 and 1 are moved away first, so that
+nothing a native library prints is taken for a line, and nothing that asks a question waits for one. The child ends
+when its pipe closes, so it cannot outlive its parent.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import IO, Any
 
 from .backends.base import BaseBackend
-from .errors import GenerationError, LlamaForgeError
+from .errors import GenerationError, LlamaForgeError, ModelError
 from .types import Chunk, Message
 
 BEAT = 1.0  # seconds between signs of life
@@ -30,8 +33,8 @@ STREAMS = ("generate_stream", "chat_stream")
 class Server:
     """Serves one backend over a pipe: one call at a time, "stop" at any time, the end when the pipe closes."""
 
-    def __init__(self, backend: BaseBackend, lines_in: IO[bytes], lines_out: IO[bytes]) -> None:
-        self._backend = backend
+    def __init__(self, make: Callable[[], BaseBackend], lines_in: IO[bytes], lines_out: IO[bytes]) -> None:
+        self._make = make
         self._in = lines_in
         self._out = lines_out
         self._calls: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -41,9 +44,12 @@ class Server:
         self._request = 0  # that the pending text belongs to
         self._has_text = threading.Event()
         self._stop = 0  # the request that was told to stop
+        self._parent = os.getppid()
 
     def serve(self) -> None:
-        for target in (self._read, self._beat, self._flush_often):
+        threading.Thread(target=self._beat, daemon=True).start()
+        self._backend = self._make()  # the heart beats already: to import an engine may take long
+        for target in (self._read, self._flush_often):
             threading.Thread(target=target, daemon=True).start()
         while True:
             self._run(self._calls.get())
@@ -53,15 +59,22 @@ class Server:
             line = json.loads(raw)
             if line["call"] == "stop":
                 self._stop = line["id"]
-                self._backend.stop()
+                self._stop_backend()
             else:
                 self._calls.put(line)
         os._exit(0)  # the parent closed the pipe or died: whatever is running, nobody waits for it
 
+    def _stop_backend(self) -> None:
+        # A backend of a user's own may raise anything; who hears nothing is killed.
+        with suppress(Exception):
+            self._backend.stop()
+
     def _beat(self) -> None:
         while True:
-            time.sleep(BEAT)
+            if os.getppid() != self._parent:
+                os._exit(0)  # the parent is gone, but a process that it forked holds the pipe open
             self._write({"beat": 1})
+            time.sleep(BEAT)
 
     def _flush_often(self) -> None:
         while True:
@@ -76,11 +89,9 @@ class Server:
             self._reply(request, value=value)
         except LlamaForgeError as error:
             self._reply(request, error=_fields(error))
-        # A backend of a user's own may raise anything; its child goes on.
-        except Exception as error:  # noqa: BLE001
-            traceback.print_exc()
-            sentence = f"The model stopped with an error: {type(error).__name__}: {error}"
-            self._reply(request, error=_fields(GenerationError(sentence)))
+        # A backend of a user's own may raise anything, sys.exit() included; its child goes on.
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            self._reply(request, error=_fields(_typed(call["call"], error)))
 
     def _value(self, request: int, method: str, arguments: list[Any]) -> Any:
         if method == "load_model":
@@ -97,13 +108,13 @@ class Server:
             return value
         for piece in value:
             if self._stop == request:
-                self._backend.stop()  # again: it may have been told before it began
-            self._send_chunk(request, piece if isinstance(piece, Chunk) else Chunk(text=piece))
+                self._stop_backend()  # again: it may have been told before it began
+            self._send_chunk(request, _as_chunk(piece))
         return None
 
     def _send_chunk(self, request: int, chunk: Chunk) -> None:
         """Send a chunk; plain text waits up to 10 ms for more, so that a fast engine is not slowed by the pipe."""
-        if chunk == Chunk(text=chunk.text):
+        if chunk.text and chunk == Chunk(text=chunk.text):
             with self._pending:
                 self._text.append(chunk.text)
                 self._request = request
@@ -132,6 +143,24 @@ class Server:
             os._exit(0)  # the parent is gone
 
 
+def _as_chunk(piece: object) -> Chunk:
+    chunk = Chunk(text=piece) if isinstance(piece, str) else piece
+    if not isinstance(chunk, Chunk):
+        raise GenerationError(f"The backend gave {type(piece).__name__} where it must give str or Chunk.")
+    for text in (chunk.text, chunk.reasoning):
+        if not isinstance(text, str):
+            raise GenerationError(f"The backend gave a Chunk with {type(text).__name__} where it must give str.")
+    return chunk
+
+
+def _typed(call: str, error: BaseException) -> LlamaForgeError:
+    what = f"{type(error).__name__}: {error}"
+    details = traceback.format_exc()
+    if call == "load_model":
+        return ModelError(f"The model could not be loaded: {what}", details=details)
+    return GenerationError(f"The model stopped with an error: {what}", details=details)
+
+
 def _fields(error: LlamaForgeError) -> dict[str, Any]:
     plain = {k: v for k, v in error.__dict__.items() if isinstance(v, (str, int, float, bool, type(None)))}
     return {"type": type(error).__name__, "message": str(error), "attributes": plain}
@@ -139,11 +168,20 @@ def _fields(error: LlamaForgeError) -> dict[str, Any]:
 
 def main(place: str) -> None:
     """Serve the backend at "module:Class" to the parent on the other end of stdin and stdout."""
-    lines_out = os.fdopen(os.dup(1), "wb")
+    lines_in, lines_out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
+    _write_no_core_dump()
     module, name = place.split(":")
-    backend = getattr(importlib.import_module(module), name)()
-    Server(backend, sys.stdin.buffer, lines_out).serve()
+    Server(lambda: getattr(importlib.import_module(module), name)(), lines_in, lines_out).serve()
+
+
+def _write_no_core_dump() -> None:
+    """A dump of a model's memory would fill the disk, and hold up the restart for as long as that takes."""
+    with suppress(ImportError, OSError, ValueError):  # Windows has no such limits
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """The parent's side of worker.py: a backend in a child process, behind the interface of a near one.
 
 A native crash, an out-of-memory kill or a stuck load ends the child and not the program, a load can be given up, and
-unloading gives every byte back. Parent and child speak in lines of JSON over the child's pipes; the child's file
-descriptor 1 is moved away first, so that nothing a native library prints is taken for a line.
+unloading gives every byte back. Parent and child speak in lines of JSON over the child's pipes. Nothing here waits for
+the child without an end: a thread of its own writes to it, since a frozen process takes no more than a pipe holds.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import queue
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -34,10 +36,12 @@ HANG_PATIENCE = 10.0  # seconds without a heartbeat
 REVIVALS = 2
 REVIVAL_WINDOW = 600.0
 STDERR_LINES = 200
+LONGEST_STDERR_LINE = 4096
 
 # What a child may know of the environment: no key, no token, no password.
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "USERPROFILE", "VIRTUAL_ENV")
 ENVIRONMENT_PREFIXES = ("CUDA_", "NVIDIA_", "HIP_", "ROCR_", "GGML_", "LLAMA_CPP_", "OMP_", "LD_LIBRARY_", "DYLD_")
+SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD")  # NVIDIA_API_KEY begins like a setting
 
 
 class WorkerBackend(BaseBackend):
@@ -52,7 +56,8 @@ class WorkerBackend(BaseBackend):
     def __init__(self, place: str, near: BaseBackend, on_lost: Callable[[], None] = lambda: None) -> None:
         self._place = place
         self._near = near
-        self._on_lost = on_lost
+        # Weakly, where it is a method: nobody can let go of a LlamaForge that its own backend holds.
+        self._on_lost = weakref.WeakMethod(on_lost) if inspect.ismethod(on_lost) else lambda: on_lost
         self._child: Child | None = None
         self._model: tuple[str, dict[str, Any]] | None = None
         self._facts: dict[str, Any] = {}
@@ -75,27 +80,23 @@ class WorkerBackend(BaseBackend):
         return self._near.memory_needed(path, parameters)
 
     def load_model(self, model_path: str, parameters: Mapping[str, Any] | None = None) -> None:
-        self._stopped_at = None
-        self._loading = True
-        try:
-            self._load(model_path, dict(parameters or {}))
-        finally:
-            self._loading = False
+        model = (model_path, dict(parameters or {}))
+        self._load(*model)
+        self._model = model
 
     def is_model_loaded(self) -> bool:
         return self._model is not None
 
     def unload_model(self) -> None:
         self._model = None
-        child, self._child = self._child, None
-        if child is not None:
-            child.end()
+        self._end_child()
+        self._stopped_at = None
 
     def stop(self) -> None:
+        self._stopped_at = self._stopped_at or time.monotonic()
         child = self._child
         if child is None:
             return
-        self._stopped_at = self._stopped_at or time.monotonic()
         if self._loading:
             child.kill()  # a load has no other way to end early
         else:
@@ -110,10 +111,10 @@ class WorkerBackend(BaseBackend):
         return self._answer("chat_stream", [asdict(message) for message in messages], dict(parameters or {}))
 
     def generate(self, prompt: str, parameters: Mapping[str, Any] | None = None) -> str:
-        return str(self._call("generate", prompt, dict(parameters or {})))
+        return str(_last(self._answer("generate", prompt, dict(parameters or {}))) or "")
 
     def count_tokens(self, text: str) -> int | None:
-        count = self._call("count_tokens", text)
+        count = _last(self._stream("count_tokens", text))
         return count if isinstance(count, int) else None
 
     def summary(self) -> Sequence[str]:
@@ -130,66 +131,77 @@ class WorkerBackend(BaseBackend):
             return None
 
     def _load(self, path: str, parameters: dict[str, Any]) -> None:
-        if self._child is None:
-            self._child = Child(self._place)
+        self._end_child()
+        self._loading = True
         try:
-            self._facts = self._call("load_model", path, parameters)
+            self._child = Child(self._place)
+            if self._stopped_at is not None:
+                self._child.kill()  # told while there was no child to tell
+            self._facts = _last(self._stream("load_model", path, parameters))
+        except OSError as error:
+            raise ModelError(f"A process for the model could not be started: {error}. Try again.") from error
         except ChildEnded as ended:
-            self._child = None
             if self._stopped_at is not None:
                 raise ModelError("Loading was given up.") from ended
             raise ModelError(
                 f"The model could not be loaded: {ended.reason} Lower n_ctx or n_gpu_layers, or choose another model.",
                 details=ended.details,
             ) from ended
-        except LlamaForgeError:
-            self.unload_model()
-            raise
-        self._model = (path, parameters)
+        finally:
+            self._loading = False
         self.context_window = self._facts.get("context_window")
 
     def recover(self) -> None:
         """Where the child is gone, start a new one with the same model."""
         if self._model is None or (self._child is not None and self._child.alive):
             return
-        model, self._model, self._child = self._model, None, None
         try:
-            self.load_model(*model)
+            self._load(*self._model)
         except LlamaForgeError:
-            self._on_lost()
+            if self._stopped_at is None:  # else it was told to stop, to be unloaded or for the next answer to begin
+                self._lose()
 
-    def _answer(self, method: str, *arguments: Any) -> Iterator[str | Chunk]:
+    def _lose(self) -> None:
+        """Give the model up and say so."""
+        self._model = None
+        self._end_child()
+        if on_lost := self._on_lost():
+            on_lost()
+
+    def _end_child(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.end()
+
+    def _answer(self, method: str, *arguments: Any) -> Generator[Chunk, None, Any]:
         """Stream from the child; where it dies, say so unless it was stopped. recover() then starts another."""
-        self.recover()  # it may have died while nobody asked anything of it
-        self._stopped_at = None
+        if self._stopped_at is not None:  # the answer before this one was, or this one, which is then told again
+            self._stopped_at = None
+            yield Chunk()
         try:
-            yield from self._stream(method, *arguments)
+            self.recover()  # it may have died while nobody asked anything of it
+            if self._stopped_at is None:
+                return (yield from self._stream(method, *arguments))
+            yield Chunk(finish_reason="cancelled")
         except ChildEnded as ended:
             if self._stopped_at is not None:
                 yield Chunk(finish_reason="cancelled")
-                return
+                return None
             then = "It is being started again: send your message again." if self._may_revive() else "Load it again."
             raise GenerationError(
                 f"The model stopped unexpectedly: {ended.reason} {then}", details=ended.details
             ) from ended
+        finally:
+            self._stopped_at = None
 
     def _may_revive(self) -> bool:
         """Count a crash; after two in ten minutes the model is given up, so that it does not crash for ever."""
         now = time.monotonic()
         if len(self._crashed) == REVIVALS and now - self._crashed[0] < REVIVAL_WINDOW:
-            self._model = None
-            self._on_lost()
+            self._lose()
             return False
         self._crashed.append(now)
         return True
-
-    def _call(self, method: str, *arguments: Any) -> Any:
-        stream = self._stream(method, *arguments)
-        while True:
-            try:
-                next(stream)
-            except StopIteration as end:
-                return end.value
 
     def _stream(self, method: str, *arguments: Any) -> Generator[Chunk, None, Any]:
         child = self._child
@@ -199,7 +211,7 @@ class WorkerBackend(BaseBackend):
         finished = False
         try:
             while True:
-                reply = child.reply(request, self._when_stopped)
+                reply = child.reply(request, lambda: self._stopped_at)
                 if "chunk" in reply:
                     yield _chunk(reply["chunk"])
                     continue
@@ -214,15 +226,12 @@ class WorkerBackend(BaseBackend):
             if not finished:
                 self._drain(child, request)
 
-    def _when_stopped(self) -> float | None:
-        return self._stopped_at
-
     def _drain(self, child: Child, request: int) -> None:
         """Whoever reads has left: stop the child's stream and let its rest pass by, so that the next begins clean."""
         self._stopped_at = self._stopped_at or time.monotonic()
         child.stop()
         try:
-            while "chunk" in child.reply(request, self._when_stopped):
+            while "chunk" in child.reply(request, lambda: self._stopped_at):
                 pass
         except ChildEnded:
             pass  # it did not heed Stop, and recover() starts another
@@ -232,9 +241,7 @@ class ChildEnded(Exception):
     """The child is gone, by itself or killed; `details` holds the last lines of its stderr."""
 
     def __init__(self, reason: str, details: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.details = details
+        self.reason, self.details = reason, details
 
 
 class Child:
@@ -250,13 +257,15 @@ class Child:
             start_new_session=True,  # Ctrl-C at the terminal is the parent's to handle
         )
         self._inbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
         self._heard = time.monotonic()
         self._requests = 0
-        self._writing = threading.Lock()
         self._hung = False
-        for target in (self._read_replies, self._read_stderr):
-            threading.Thread(target=target, name="llamaforge-worker-reader", daemon=True).start()
+        targets = (self._read_replies, self._read_stderr, self._write_calls)
+        self._threads = [threading.Thread(target=target, name="llamaforge-worker", daemon=True) for target in targets]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def alive(self) -> bool:
@@ -273,37 +282,29 @@ class Child:
         self.send({"id": self._requests, "call": "stop"})
 
     def send(self, line: dict[str, Any]) -> None:
-        stdin = self.process.stdin
-        assert stdin is not None
-        # A dead child is noticed where its reply is waited for.
-        with self._writing, contextlib.suppress(OSError, ValueError):
-            stdin.write(json.dumps(line).encode() + b"\n")
-            stdin.flush()
+        raw = json.dumps(line).encode() + b"\n"
+        if len(raw) > LONGEST_LINE:
+            raise GenerationError("This chat is too long for any model. Start a new chat or shorten the message.")
+        self._outbox.put(raw)
 
     def reply(self, request: int, when_stopped: Callable[[], float | None]) -> dict[str, Any]:
         """Return the next line that answers a request; raise ChildEnded when there will be none."""
         while True:
+            stopped_at = when_stopped()
+            if stopped_at is not None and time.monotonic() - stopped_at > STOP_PATIENCE:
+                self.kill()  # also where it goes on writing
             try:
                 line = self._inbox.get(timeout=STUCK_CHECK)
             except queue.Empty:
-                self._kill_if_stuck(when_stopped())
+                if time.monotonic() - self._heard > HANG_PATIENCE:
+                    self._hung = True
+                    self.kill()
                 continue
             if line is None:
                 self._inbox.put(None)
-                raise ChildEnded(self._reason(), self.details())
+                raise self._ended()
             if line.get("id") == request:
                 return line
-
-    def _kill_if_stuck(self, stopped_at: float | None) -> None:
-        now = time.monotonic()
-        if stopped_at is not None and now - stopped_at > STOP_PATIENCE:
-            self.kill()
-        elif now - self._heard > HANG_PATIENCE:
-            self._hung = True
-            self.kill()
-
-    def details(self) -> str:
-        return "\n".join(self._stderr)
 
     def kill(self) -> None:
         with contextlib.suppress(OSError):
@@ -311,22 +312,28 @@ class Child:
 
     def end(self) -> None:
         """Close the pipes, which ends the child, and wait until all of its memory is back."""
-        assert self.process.stdin is not None
-        with self._writing, contextlib.suppress(OSError):
-            self.process.stdin.close()
+        self._outbox.put(None)
+        self._wait()
+        for thread in self._threads:
+            thread.join(STOP_PATIENCE)  # a process that the child has left behind may hold the pipes open
+
+    def _wait(self) -> int:
+        """Wait for the child's end, but not for ever; return its exit code."""
         try:
-            self.process.wait(STOP_PATIENCE)
+            return self.process.wait(STOP_PATIENCE)
         except subprocess.TimeoutExpired:
             self.kill()
-            self.process.wait()
+            return self.process.wait()
 
-    def _reason(self) -> str:
+    def _ended(self) -> ChildEnded:
+        code = self._wait()
+        self._threads[1].join(STOP_PATIENCE)  # the last lines of stderr tell why
+        reason = "it crashed." if code else "it ended."
         if self._hung:
-            return "it did not answer for 10 seconds."
-        code = self.process.wait()
-        if code == -9:
-            return "the system ended it, most likely because memory ran out."
-        return "it crashed." if code else "it ended."
+            reason = f"it did not answer for {HANG_PATIENCE:.0f} seconds."
+        elif code == -9:
+            reason = "the system ended it, most likely because memory ran out."
+        return ChildEnded(reason, "\n".join(self._stderr))
 
     def _read_replies(self) -> None:
         assert self.process.stdout is not None
@@ -339,19 +346,40 @@ class Child:
             if "beat" not in line:
                 self._inbox.put(line)
         self._inbox.put(None)
+        self._outbox.put(None)
         self.process.stdout.close()
 
     def _read_stderr(self) -> None:
         assert self.process.stderr is not None
-        for raw in self.process.stderr:
+        for raw in iter(lambda: self.process.stderr.readline(LONGEST_STDERR_LINE), b""):  # type: ignore[union-attr]
             self._stderr.append(raw.decode("utf-8", "replace").rstrip())
         self.process.stderr.close()
 
+    def _write_calls(self) -> None:
+        stdin = self.process.stdin
+        assert stdin is not None
+        with contextlib.suppress(OSError):  # a dead child is noticed where its reply is waited for
+            for raw in iter(self._outbox.get, None):
+                stdin.write(raw)
+                stdin.flush()
+        with contextlib.suppress(OSError):
+            stdin.close()
+
 
 def _environment() -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k in ENVIRONMENT or k.startswith(ENVIRONMENT_PREFIXES)}
-    # The child imports what this process could import; no core dumps and no debugger at a crash.
+    known = {k: v for k, v in os.environ.items() if k in ENVIRONMENT or k.startswith(ENVIRONMENT_PREFIXES)}
+    kept = {k: v for k, v in known.items() if not any(word in k.upper() for word in SECRETS)}
+    # The child imports what this process could import; no debugger at a crash.
     return kept | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path), "GGML_NO_BACKTRACE": "1"}
+
+
+def _last(stream: Generator[Chunk, None, Any]) -> Any:
+    """Return what a stream returns at its end."""
+    while True:
+        try:
+            next(stream)
+        except StopIteration as end:
+            return end.value
 
 
 def _chunk(fields: dict[str, Any]) -> Chunk:

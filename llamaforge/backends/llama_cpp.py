@@ -7,17 +7,19 @@ byte. llama_cpp is imported when a model is loaded, never before.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import gc
 import importlib.util
 import secrets
+import traceback
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..chat_template import ChatTemplate, Segment
-from ..errors import ContextOverflow, GenerationError, ModelError
+from ..errors import ContextOverflow, EmptyPrompt, GenerationError, ModelError, ParameterError
 from ..gguf_file import GGUFHeader, read_header, require_chat_model
 from ..memory import HEADROOM, find_gpus, format_bytes, measure, physical_cores
 from ..text_stream import THINK_OPEN
@@ -25,16 +27,19 @@ from ..types import Chunk, FinishReason, MemoryNeed, Message, ModelCard, Usage
 from .base import BaseBackend, plain_prompt
 from .llama_cpp_native import (
     Decoder,
+    abort_when_set,
     control_tokens,
     engine_log,
     gpu_advice,
     import_llama_cpp,
+    llama_class,
     load_error,
     missing,
+    require_loadable,
     supports_gpu,
     token_text,
 )
-from .parameters import SamplingParameters, load
+from .parameters import SamplingParameters, load, validate
 
 if TYPE_CHECKING:
     from llama_cpp import Llama
@@ -83,14 +88,14 @@ class LlamaCppBackend(BaseBackend):
         self._header: GGUFHeader | None = None
         self._template: ChatTemplate | None = None
         self._gpu_layers = 0
-        # Two bytes: llama.cpp's abort callback is the C library's strlen on them, which costs nothing per token,
-        # so that any non-zero first byte stops even a long prompt (measured: within 31 ms).
-        self._abort = ctypes.create_string_buffer(2)
+        self._abort = ctypes.create_string_buffer(2)  # a non-zero first byte stops even a long prompt
 
     def check(self, path: str, parameters: Mapping[str, Any]) -> None:
         if importlib.util.find_spec("llama_cpp") is None:
             raise missing()
-        require_chat_model(_header(path))
+        header = _header(path)
+        require_chat_model(header)
+        require_loadable(header)
 
     def describe(self, path: str) -> ModelCard:
         header = _header(path)
@@ -107,7 +112,7 @@ class LlamaCppBackend(BaseBackend):
         return ModelCard(
             facts=card,
             limits={"n_gpu_layers": header.n_layers, "n_ctx": header.n_ctx_train},
-            defaults={**header.sampling_defaults, "n_ctx": min(header.n_ctx_train, DEFAULT_N_CTX), "n_gpu_layers": -1},
+            defaults={**_recommended(header), "n_ctx": min(header.n_ctx_train, DEFAULT_N_CTX), "n_gpu_layers": -1},
         )
 
     def memory_needed(self, path: str, parameters: Mapping[str, Any]) -> MemoryNeed:
@@ -115,23 +120,26 @@ class LlamaCppBackend(BaseBackend):
         return _need(header, _context_window(header, parameters), parameters)
 
     def load_model(self, model_path: str, parameters: Mapping[str, Any] | None = None) -> None:
+        self.unload_model()
         settings = dict(parameters or {})
         path = _file(model_path)
         header = _header(model_path)
         require_chat_model(header)
-        native = import_llama_cpp()
+        require_loadable(header)
+        import_llama_cpp()
         log = engine_log().lines
         log.clear()
         window = _context_window(header, settings)
         layers = _gpu_layers(header, settings, window)
         try:
-            self._llama = _open(native, path, layers, window, settings)
+            self._llama = _open(path, layers, window, settings)
         except (ValueError, RuntimeError, OSError) as error:
+            traceback.clear_frames(error.__traceback__)  # they hold what was loaded before it failed
             raise load_error(path, log, error) from error
         self._header = header
         self._gpu_layers = layers
-        self.context_window = min(settings.get("n_ctx") or window, self._llama.n_ctx())
-        self._set_abort_callback(native)
+        self.context_window = min(window, self._llama.n_ctx())
+        abort_when_set(self._llama, self._abort)
 
     def is_model_loaded(self) -> bool:
         return self._llama is not None
@@ -185,6 +193,8 @@ class LlamaCppBackend(BaseBackend):
         self._abort.value = b""
         yield Chunk()  # whoever stops this answer is heard from here on
         prompt = self._tokenize(segments)
+        if not prompt:
+            raise EmptyPrompt("Write a message first.")
         window = self.context_window or llama.n_ctx()
         if len(prompt) >= window:
             raise ContextOverflow(len(prompt), window)
@@ -258,7 +268,7 @@ class LlamaCppBackend(BaseBackend):
     def _sampling(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return what `Llama.generate` is given; the file's own sampling defaults stand in for unset values."""
         names = ("top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty")
-        chosen = {**(self._header.sampling_defaults if self._header else {}), **parameters}
+        chosen = {**(_recommended(self._header) if self._header else {}), **parameters}
         sampling = {name: chosen[name] for name in names if chosen.get(name) is not None}
         return sampling | {"temp": chosen["temperature"]} if chosen.get("temperature") is not None else sampling
 
@@ -282,14 +292,6 @@ class LlamaCppBackend(BaseBackend):
                 control_tokens=control_tokens(llama),
             )
         return self._template
-
-    def _set_abort_callback(self, native: Any) -> None:
-        try:
-            strlen = ctypes.CDLL(None).strlen
-        except (OSError, TypeError, AttributeError):  # Windows: Stop is heard between pieces of the prompt only
-            return
-        callback = ctypes.cast(strlen, native.ggml_abort_callback)
-        native.llama_set_abort_callback(self._loaded().ctx, callback, ctypes.addressof(self._abort))
 
     def _loaded(self) -> Llama:
         if self._llama is None:
@@ -316,13 +318,13 @@ def _header_once(file: Path, modified: int, size: int) -> GGUFHeader:
     return read_header(file)
 
 
-def _open(native: Any, path: Path, layers: int, window: int, settings: Mapping[str, Any]) -> Llama:
+def _open(path: Path, layers: int, window: int, settings: Mapping[str, Any]) -> Llama:
     threads = settings.get("n_threads") or max(1, physical_cores() - 1)
     cache_type = F32 if settings.get("f16_kv") is False else F16
-    llama: Llama = native.Llama(
+    llama: Llama = llama_class()(
         model_path=str(path),
         n_gpu_layers=layers,
-        n_ctx=window,
+        n_ctx=_rounded(window),
         n_batch=min(settings.get("n_batch") or DEFAULT_N_BATCH, window),
         n_threads=threads,
         n_threads_batch=threads,
@@ -337,18 +339,33 @@ def _open(native: Any, path: Path, layers: int, window: int, settings: Mapping[s
 
 
 def _context_window(header: GGUFHeader, settings: Mapping[str, Any]) -> int:
-    """Return n_ctx as a multiple of 256, as llama.cpp rounds it: the one asked for, else what fits."""
+    """Return the tokens that prompt and answer share: n_ctx as asked for, else what fits."""
     if settings.get("n_ctx"):
-        return -(-int(settings["n_ctx"]) // 256) * 256
-    window = -(-min(header.n_ctx_train or DEFAULT_N_CTX, DEFAULT_N_CTX) // 256) * 256
+        return int(settings["n_ctx"])
+    window = min(header.n_ctx_train or DEFAULT_N_CTX, DEFAULT_N_CTX)
     memory = measure(find_gpus())
     free = memory.ram_free + memory.vram_free - HEADROOM
     while window > SMALLEST_N_CTX and _need(header, window, settings).total > free:
-        window //= 2
+        window = max(SMALLEST_N_CTX, window // 2)
     return window
 
 
+def _rounded(window: int) -> int:
+    """llama.cpp allots multiples of 256, and llama-cpp-python's own arrays must not be shorter."""
+    return -(-window // 256) * 256
+
+
+def _recommended(header: GGUFHeader) -> dict[str, Any]:
+    """Return the file's own sampling settings as far as they make sense: a file may claim anything."""
+    found: dict[str, Any] = {}
+    for name, value in header.sampling_defaults.items():
+        with contextlib.suppress(ParameterError):
+            found |= validate(LlamaCppParameters, {name: value})
+    return found
+
+
 def _need(header: GGUFHeader, window: int, settings: Mapping[str, Any]) -> MemoryNeed:
+    window = _rounded(window)
     element = 4 if settings.get("f16_kv") is False else 2
     batch = min(settings.get("n_batch") or DEFAULT_N_BATCH, DEFAULT_N_BATCH)  # llama.cpp computes 512 rows at a time
     # What one batch needs beside the weights, all in f32: logits, a few activations, and without flash

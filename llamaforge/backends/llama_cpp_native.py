@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendMissing, ModelError, ModelFileError
+from ..gguf_file import GGUFHeader
 from ..text_stream import StopMatcher
 
 if TYPE_CHECKING:
     from llama_cpp import Llama
 
 VERSION = "0.3.36"
+MAX_LAYERS, MAX_EXPERTS, MAX_CONTEXT = 512, 512, 2**27  # beyond the first two llama.cpp aborts
+ROPE_SCALINGS = (None, "none", "linear", "yarn", "longrope")
 GPU_BUILDS = {"Apple GPU": "GGML_METAL", "AMD GPU": "GGML_HIP"}
 
 
@@ -37,6 +40,40 @@ def import_llama_cpp() -> Any:
             details=str(error),
         ) from error
     return llama_cpp
+
+
+@functools.cache
+def llama_class() -> type[Llama]:
+    """Return llama-cpp-python's class without its chat templates: it would compile them, and fail at a wrong one."""
+    import llama_cpp
+
+    class PlainLlama(llama_cpp.Llama):  # type: ignore[misc]
+        @property
+        def metadata(self) -> dict[str, str]:
+            return self._metadata
+
+        @metadata.setter
+        def metadata(self, values: dict[str, str]) -> None:
+            self._metadata = {k: v for k, v in values.items() if not k.startswith("tokenizer.chat_template")}
+
+    return PlainLlama
+
+
+def require_loadable(header: GGUFHeader) -> None:
+    """Raise ModelFileError for what makes llama.cpp abort the whole process where it should refuse a file."""
+    settings = {key.removeprefix(f"{header.architecture}."): value for key, value in header.metadata.items()}
+    counts = [settings.get(key, 0) for key in ("expert_count", "expert_used_count")]
+    experts, used = (count if isinstance(count, int) else 0 for count in counts)
+    scaling = settings.get("rope.scaling.type")
+    claims = {
+        f"{header.n_layers:,} layers": not 1 <= header.n_layers <= MAX_LAYERS,
+        f"a context of {header.n_ctx_train:,} tokens": header.n_ctx_train > MAX_CONTEXT,
+        f"{used:,} of {experts:,} experts": not used <= experts <= MAX_EXPERTS or (used == 0 < experts),
+        f"the scaling {str(scaling)[:30]!r}": scaling not in ROPE_SCALINGS,
+    }
+    for claim, wrong in claims.items():
+        if wrong:
+            raise ModelFileError(f"{header.path.name} is damaged: its header claims {claim}. Download it again.")
 
 
 def supports_gpu(native: Any) -> bool:
@@ -100,6 +137,21 @@ def control_tokens(llama: Llama) -> list[str]:
     control = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
     ids = (token for token in range(llama.n_vocab()) if llama_cpp.llama_vocab_get_attr(vocab, token) & control)
     return [llama_cpp.llama_vocab_get_text(vocab, token).decode("utf-8", "replace") for token in ids]
+
+
+def abort_when_set(llama: Llama, flag: ctypes.Array[ctypes.c_char]) -> None:
+    """Make llama.cpp give up within some 30 ms, a long prompt too, once the first byte of `flag` is not zero.
+
+    Its abort callback is the C library's strlen on the flag: a callback in Python would cost a tenth of the speed.
+    """
+    import llama_cpp
+
+    try:
+        strlen = ctypes.CDLL(None).strlen
+    except (OSError, TypeError, AttributeError):  # Windows: Stop is heard between pieces of the prompt only
+        return
+    callback = ctypes.cast(strlen, llama_cpp.llama_cpp.ggml_abort_callback)
+    llama_cpp.llama_set_abort_callback(llama.ctx, callback, ctypes.addressof(flag))
 
 
 class EngineLog:
