@@ -1,0 +1,104 @@
+"""What every test stands on: real tiny models, a config folder of its own, no network, no LLAMAFORGE_* variables."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_gguf import COUNTING_ANSWER, write_tiny_gguf
+
+from llamaforge import LlamaForge, backends
+
+ONE_THREAD = {"n_threads": 1}  # llama.cpp's threads spin, so more of them than free cores cost seconds
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gguf")
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(model_folder: Path) -> Path:
+    """A model that says DEFAULT_ANSWER to everything."""
+    return write_tiny_gguf(model_folder / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def endless_gguf(model_folder: Path) -> Path:
+    """A model that counts to ten for ever."""
+    return write_tiny_gguf(model_folder / "endless.gguf", COUNTING_ANSWER, endless=True, n_ctx_train=8192)
+
+
+@pytest.fixture(scope="session")
+def slow_gguf(model_folder: Path) -> Path:
+    """A model that takes about 2.5 s for a prompt of 3,000 tokens."""
+    return write_tiny_gguf(model_folder / "slow.gguf", layers=8, n_ctx_train=8192)
+
+
+@pytest.fixture
+def forge(tmp_path: Path) -> Iterator[Callable[..., LlamaForge]]:
+    """Make a LlamaForge on a config folder of this test, with GGUF models by name; it is unloaded at the end."""
+    forges: list[LlamaForge] = []
+
+    def make(**models: Path) -> LlamaForge:
+        forges.append(LlamaForge(tmp_path / "configs"))
+        for name, path in models.items():
+            forges[-1].add_model(name, str(path), "llama.cpp", ONE_THREAD)
+        return forges[-1]
+
+    yield make
+    for made in forges:
+        made.unload_model()
+
+
+@pytest.fixture
+def load(forge: Callable[..., LlamaForge]) -> Callable[..., LlamaForge]:
+    """Load one GGUF file and return the LlamaForge that holds it."""
+
+    def load_file(path: Path, **parameters: Any) -> LlamaForge:
+        loaded = forge(model=path)
+        loaded.load_model("model", parameters)
+        return loaded
+
+    return load_file
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of the person who runs the tests gets in, neither variables nor their own config folder."""
+    for name in list(os.environ):
+        if name.startswith("LLAMAFORGE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user-config"))
+
+
+@pytest.fixture(autouse=True)
+def registry_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backends that a test registers are gone after it."""
+    monkeypatch.setattr(backends, "_registry", dict(backends._registry))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network_beyond_loopback() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex", "sendto"):
+            patch.setattr(socket.socket, name, _loopback_only(getattr(socket.socket, name), address_at=-1))
+        patch.setattr(socket, "getaddrinfo", _loopback_only(socket.getaddrinfo, address_at=0))
+        yield
+
+
+def _loopback_only(call: Callable[..., Any], *, address_at: int) -> Callable[..., Any]:
+    def checked(*arguments: Any, **named: Any) -> Any:
+        address = arguments[address_at]
+        host = address[0] if isinstance(address, tuple) else address
+        inside = (None, "", "localhost", "::1", "::", "0.0.0.0", socket.gethostname())
+        name = host.decode() if isinstance(host, bytes) else host
+        if name not in inside and not str(name).startswith(("127.", "/", "\0")):
+            raise RuntimeError(f"a test wanted to reach {name!r}: tests stay on this machine")
+        return call(*arguments, **named)
+
+    return checked

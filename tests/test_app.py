@@ -1,0 +1,270 @@
+"""`python app.py` from the outside: its flags, its variables, how it starts, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+from gradio_client import Client
+from page_kit import ROOT, Program, free_port
+from tiny_gguf import COUNTING_ANSWER, write_tiny_gguf
+
+import app as app_module
+
+END_SECONDS = 5.0
+OWNER_TABS = ("Models", "Parameters")
+WITHOUT_LLAMA_CPP = """\
+from importlib.machinery import PathFinder
+
+find = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *more: None if name.partition(".")[0] == "llama_cpp" else find(name, *more)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "echo.yaml").write_text("backend: echo\npath: echo\n", "utf-8")
+    return tmp_path
+
+
+@contextlib.contextmanager
+def started(*flags: str, **env: str) -> Iterator[Program]:
+    """Run the app until its page is up; it must end cleanly."""
+    program = Program(*flags, env=env)
+    try:
+        program.wait_until_up()
+        yield program
+    finally:
+        code = program.stop()
+    assert code == 0, program.output
+
+
+def config_of(address: str) -> dict[str, Any]:
+    config: dict[str, Any] = httpx.get(f"{address}/config", timeout=30).json()
+    return config
+
+
+def labels(config: dict[str, Any]) -> list[str]:
+    return [part["props"].get("label") for part in config["components"] if part["type"] == "tabitem"]
+
+
+def ids(config: dict[str, Any]) -> list[str]:
+    return [part["props"]["elem_id"] for part in config["components"] if part["props"].get("elem_id")]
+
+
+@contextlib.contextmanager
+def taken(port: int) -> Iterator[None]:
+    """Take a port of this machine, or find it taken; it stays so meanwhile."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):
+            other.bind(("127.0.0.1", port))
+            other.listen()
+        yield
+
+
+def test_help_names_every_flag_without_loading_the_page() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "app.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    for flag in ("--host", "--port", "--share", "--config", "--data", "--model"):
+        assert flag in done.stdout
+    assert "gradio" not in done.stderr
+
+
+def test_a_flag_that_is_unknown_is_refused() -> None:
+    program = Program("--prot", "7860")
+    assert program.ended() == 2
+    assert "--prot" in program.output
+
+
+def test_a_port_in_use_is_refused_in_one_sentence(folder: Path) -> None:
+    port = free_port()
+    with taken(port):
+        program = Program("--config", str(folder), "--port", str(port))
+        assert program.ended() == 2
+    assert program.output == (
+        f"Port {port} is used by another program (maybe LlamaForge is already running). Use --port {port + 1}.\n"
+    )
+
+
+def test_where_the_usual_port_is_taken_the_next_free_one_is_said(folder: Path) -> None:
+    with taken(app_module.PORT), started("--config", str(folder)) as program:
+        address = program.wait_until_up()
+        port = int(address.rsplit(":", 1)[1])
+        assert app_module.PORT < port <= app_module.PORT + app_module.PORTS_TRIED
+        assert f"Port {app_module.PORT} is used by another program, so this is port {port}." in program.output
+        assert httpx.get(address).status_code == 200
+
+
+@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_it_ends_within_five_seconds_in_the_middle_of_an_answer(folder: Path, name: signal.Signals) -> None:
+    path = write_tiny_gguf(folder / "endless.gguf", COUNTING_ANSWER, endless=True, layers=8, n_ctx_train=16384)
+    text = f"backend: llama.cpp\npath: {path}\nparameters:\n  n_threads: 1\n"
+    (folder / "models" / "endless.yaml").write_text(text, "utf-8")
+    program = Program("--config", str(folder), "--port", str(free_port()), "--model", "endless")
+    address = program.wait_until_up()
+    next(iter(ask_when_loaded(address, "Count")))
+    children = psutil.Process(program.process.pid).children(recursive=True)
+    program.process.send_signal(name)
+    assert program.ended(END_SECONDS) == 0
+    assert "Traceback" not in program.output
+    assert psutil.wait_procs(children, timeout=END_SECONDS)[1] == []
+
+
+def ask_when_loaded(address: str, message: str) -> Any:
+    """Send a message through the endpoint as soon as the model that is loaded at the start is ready."""
+    client = Client(address, verbose=False)
+    number = next(one["id"] for one in config_of(address)["dependencies"] if one["api_name"] == "look")
+    body = {"data": [None, -1], "fn_index": number, "session_hash": "a test"}
+    while "lf-ready" not in httpx.post(f"{address}/gradio_api/run/predict", json=body).text:
+        assert httpx.get(address).status_code == 200
+    return client.submit(message, api_name="/chat")
+
+
+def test_a_signal_right_after_the_start_ends_it_too(folder: Path) -> None:
+    program = Program("--config", str(folder), "--port", str(free_port()))
+    program.wait_until_up()
+    program.process.send_signal(signal.SIGTERM)
+    assert program.ended(END_SECONDS) == 0
+
+
+def test_an_unknown_model_is_refused_with_the_nearest_name(folder: Path) -> None:
+    program = Program("--config", str(folder), "--port", str(free_port()), "--model", "ehco")
+    assert program.ended() == 2
+    assert program.output == "Unknown model 'ehco'. Did you mean 'echo'?\n"
+
+
+def test_a_default_model_that_is_gone_does_not_stop_the_start(folder: Path) -> None:
+    (folder / "settings.yaml").write_text("default_model: gone\n", "utf-8")
+    with started("--config", str(folder), "--port", str(free_port())) as program:
+        assert "Unknown model 'gone'" in program.wait_for("gone was not loaded")
+        assert httpx.get(program.wait_until_up()).status_code == 200
+
+
+def test_gradios_variables_change_nothing(folder: Path) -> None:
+    env = {
+        "GRADIO_SHARE": "true",
+        "GRADIO_SERVER_NAME": "0.0.0.0",
+        "GRADIO_MCP_SERVER": "true",
+        "GRADIO_ALLOWED_PATHS": "/",
+        "GRADIO_ROOT_PATH": "/elsewhere",
+        "GRADIO_DEBUG": "1",
+        "GRADIO_VIBE_MODE": "1",
+    }
+    port = free_port()
+    with started("--config", str(folder), "--port", str(port), **env) as program:
+        address = program.wait_until_up()
+        assert address == f"http://127.0.0.1:{port}"
+        assert "Guests" not in program.output and "gradio.live" not in program.output
+        assert listening(program) == {("127.0.0.1", port)}
+        assert labels(config_of(address)) == ["Chat", *OWNER_TABS]
+        assert httpx.get(f"{address}/gradio_api/file=/etc/passwd").status_code == 403
+        assert httpx.get(f"{address}/gradio_api/mcp/").status_code == 404
+
+
+def listening(program: Program) -> set[tuple[str, int]]:
+    found = psutil.Process(program.process.pid).net_connections(kind="inet")
+    return {tuple(one.laddr) for one in found if one.status == psutil.CONN_LISTEN}
+
+
+def test_on_a_space_it_serves_guests_on_all_addresses(folder: Path) -> None:
+    (folder / "settings.yaml").write_text("default_model: echo\n", "utf-8")
+    with started("--config", str(folder), SPACE_ID="someone/llamaforge", SYSTEM="spaces") as program:
+        assert ("0.0.0.0", app_module.PORT) in listening(program), "port 7860 is taken: end what uses it"
+        config = config_of(f"http://127.0.0.1:{app_module.PORT}")
+        assert labels(config) == []
+        assert not [name for name in ids(config) if name.startswith(("model-select", "register", "param", "load"))]
+        assert "chat-input" in ids(config)
+        assert Client(f"http://127.0.0.1:{app_module.PORT}", verbose=False).predict("Hi", api_name="/chat") == "Hi"
+
+
+def test_another_host_is_public(folder: Path) -> None:
+    with started("--config", str(folder), "--host", "0.0.0.0", "--port", str(free_port())) as program:
+        config = config_of(program.wait_until_up())
+        assert "Guests (chat only): " in program.output
+        assert labels(config) == []
+
+
+def test_without_llama_cpp_python_the_page_says_how_to_install_it(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(WITHOUT_LLAMA_CPP, "utf-8")
+    (tmp_path / "models").mkdir()
+    path = write_tiny_gguf(tmp_path / "tiny.gguf")
+    (tmp_path / "models" / "tiny.yaml").write_text(f"backend: llama.cpp\npath: {path}\n", "utf-8")
+    flags = ("--config", str(tmp_path), "--port", str(free_port()), "--model", "tiny")
+    with started(*flags, PYTHONPATH=str(tmp_path / "site")) as program:
+        line = program.wait_for("tiny was not loaded")
+        assert "pip install" in line
+        assert labels(config_of(program.wait_until_up())) == ["Chat", *OWNER_TABS]
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "broken", "a file"])
+def test_it_starts_whatever_the_config_folder_is_like(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "config"
+    if kind == "a file":
+        folder.write_text("not a folder\n", "utf-8")
+    elif kind != "missing":
+        (folder / "models").mkdir(parents=True)
+    if kind == "broken":
+        (folder / "settings.yaml").write_text("default_model: [\n", "utf-8")
+        (folder / "models" / "broken.yaml").write_bytes(b"\xff\xfe\x00 [[[")
+    with started("--config", str(folder), "--port", str(free_port())) as program:
+        assert labels(config_of(program.wait_until_up())) == ["Chat", *OWNER_TABS]
+
+
+def test_the_config_folder_may_come_from_a_variable(folder: Path) -> None:
+    with started("--port", str(free_port()), "--model", "echo", LLAMAFORGE_CONFIG=str(folder)) as program:
+        assert httpx.get(program.wait_until_up()).status_code == 200
+    assert "Unknown model" not in program.output
+
+
+def test_the_flag_wins_over_the_variable(folder: Path, tmp_path: Path) -> None:
+    flags = ("--config", str(tmp_path / "other"), "--port", str(free_port()), "--model", "echo")
+    program = Program(*flags, env={"LLAMAFORGE_CONFIG": str(folder)})
+    assert program.ended() == 2
+    assert "No model is registered yet." in program.output
+
+
+def front_matter() -> dict[str, Any]:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert text.startswith("---\n"), "README.md must begin with the Space's settings"
+    settings: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
+    return settings
+
+
+def test_the_readme_begins_with_what_a_space_needs() -> None:
+    settings = front_matter()
+    expected = {"sdk": "gradio", "python_version": "3.11", "app_file": "app.py", "license": "mit"}
+    assert {name: settings.get(name) for name in expected} == expected
+    assert settings["title"] and settings["startup_duration_timeout"]
+    assert len(settings.get("short_description", "")) <= 60
+
+
+def test_the_space_runs_the_gradio_that_is_pinned() -> None:
+    lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
+    assert f"gradio=={front_matter()['sdk_version']}" in [line.split("#")[0].strip() for line in lines]
+
+
+def test_what_a_space_compiles_with_is_listed() -> None:
+    packages = (ROOT / "packages.txt").read_text("utf-8").split()
+    assert {"build-essential", "cmake"} <= set(packages)
+
+
+def test_the_licence_is_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["license"] == "MIT"
+    assert "Permission is hereby granted, free of charge" in (ROOT / "LICENSE").read_text("utf-8")

@@ -1,0 +1,64 @@
+"""The twenty things that every backend is held to, near and far."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from worker_kit import isolated
+
+from llamaforge import conformance
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_gguf: Path, endless_gguf: Path) -> Path:
+    """A config folder with a tiny model, an endless one, one that echoes and one that is not there."""
+    models = {
+        "tiny": ("llama.cpp", tiny_gguf),
+        "endless": ("llama.cpp", endless_gguf),
+        "gone": ("llama.cpp", tmp_path / "gone.gguf"),
+        "echo": ("echo", "nowhere"),
+    }
+    (tmp_path / "models").mkdir()
+    for name, (backend, path) in models.items():
+        parameters = {"n_threads": 1} if backend == "llama.cpp" else {}
+        text = yaml.safe_dump({"backend": backend, "path": str(path), "parameters": parameters})
+        (tmp_path / "models" / f"{name}.yaml").write_text(text, "utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("model", "columns"), [("tiny", 2), ("endless", 2), ("echo", 1)])
+def test_a_backend_of_ours_holds_near_and_far(
+    folder: Path, capsys: pytest.CaptureFixture[str], model: str, columns: int
+) -> None:
+    code = conformance.main([model, "--config", str(folder)])
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 0, "\n".join(lines)
+    assert lines[0].split() == ["near", "far"][:columns] and len(lines) == 21
+    assert all(line.count("holds") + line.count("n/a") == columns for line in lines[1:])
+
+
+@pytest.mark.parametrize("isolate", [False, True], ids=["near", "far"])
+def test_a_backend_of_somebodys_own_holds_near_and_far(tmp_path: Path, isolate: bool) -> None:
+    with isolated(tmp_path, isolate=isolate) as forge:
+        outcomes = conformance.run(forge, "fault")
+    table = conformance.table({"fault": outcomes})
+    assert {outcome.verdict for outcome in outcomes} <= {"holds", "n/a"}, table
+    assert len(outcomes) == 20 and sum(outcome.verdict == "holds" for outcome in outcomes) >= 15, table
+
+
+def test_what_does_not_hold_is_seen_in_the_table(tmp_path: Path) -> None:
+    with isolated(tmp_path) as forge:
+        forge.add_model("fault", "nowhere", "fault", {"mode": "raise_at"})
+        outcomes = {outcome.check: outcome for outcome in conformance.run(forge, "fault", patience=1)}
+    assert outcomes["answers a chat"].verdict == "FAILS" and "melted" in outcomes["answers a chat"].seen
+
+
+@pytest.mark.parametrize(("model", "words"), [("gone", "gone.gguf"), ("nobody", "Unknown model 'nobody'")])
+def test_a_model_that_cannot_be_loaded_is_a_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str], model: str, words: str
+) -> None:
+    assert conformance.main([model, "--config", str(folder)]) == 1
+    said = capsys.readouterr()
+    assert words in said.err and said.out == ""
