@@ -326,7 +326,10 @@ class LlamaForge:
         self._loading = None
         with self._state:
             self._engine = engine = Engine(backend, longest_line=self._longest_line)
-            self._loaded, self._need, self._opened_by = model, need, command
+            # What was given for this load holds for its answers too.
+            given = {key: value for key, value in call.items() if value is not None}
+            self._loaded = replace(model, parameters=model.parameters | given)
+            self._need, self._opened_by = need, command
             # Ends the engine's thread and frees the model when the program ends or lets go of this object.
             self._close = weakref.finalize(self, engine.close)
         self._publish(_ready(model, backend, time.perf_counter() - started))

@@ -187,7 +187,10 @@ def _wire_asking(tab: ChatTab) -> None:
         conversation = page.conversation(request)
 
         def begin() -> Generation:
-            return conversation.ask(_required(values[parts.input]), tab.start(request), tab.model)
+            text = _required(values[parts.input])
+            if conversation.asked_just_now(text):
+                raise AnswerRunning("This message was just sent.")
+            return conversation.ask(text, tab.start(request), tab.model)
 
         async for updates in tab.answer(conversation, begin, input=""):
             yield updates
@@ -209,7 +212,7 @@ def _wire_asking(tab: ChatTab) -> None:
         {parts.input},
         outputs,
         concurrency_limit=None,
-        trigger_mode="multiple",  # else a message sent right after Stop is dropped; ask() knows a double click
+        trigger_mode="multiple",  # else a message sent right after Stop is dropped; begin() knows a double click
         **unlisted(),
     )
     parts.regenerate.click(regenerate, None, outputs, concurrency_limit=None, **unlisted())

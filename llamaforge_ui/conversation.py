@@ -19,7 +19,7 @@ DOUBLE_CLICK = 1.0  # seconds within which the same message again is one message
 
 
 class AnswerRunning(LlamaForgeError):
-    """The chat's last answer is still being written, or the message is a second click on Send."""
+    """The chat's last answer is still being written."""
 
 
 @dataclass(slots=True)
@@ -74,21 +74,22 @@ class Conversation:
         """Add the visitor's message and start its answer; where that fails, the chat is as before.
 
         Raises:
-            AnswerRunning: the last answer is still being written, or the same message was sent a moment ago.
+            AnswerRunning: the last answer is still being written.
         """
         with self._lock:
             self._require_idle()
-            now = time.monotonic()
-            if self._asked[0] == text and now - self._asked[1] < DOUBLE_CLICK:
-                raise AnswerRunning("This message was just sent.")
             self.turns.append(Turn("user", text))
             try:
                 generation = self._answer(start, model)
-                self._asked = (text, now)
+                self._asked = (text, time.monotonic())
                 return generation
             except LlamaForgeError:
                 self.turns.pop()
                 raise
+
+    def asked_just_now(self, text: str) -> bool:
+        """Tell whether this very message was sent a moment ago: a second click on Send, an Enter too many."""
+        return self._asked[0] == text and time.monotonic() - self._asked[1] < DOUBLE_CLICK
 
     def regenerate(self, start: Start, model: str) -> Generation | None:
         """Answer the last message anew; None where there is none. The old answer stays where the start fails."""

@@ -91,8 +91,9 @@ def figures(result: Result) -> str:
 
 def seconds(value: float) -> str:
     """Return a duration as a person reads it: "0.04 s", "3.2 s", "2 min 5 s"."""
-    if value >= 60:
-        return f"{value // 60:.0f} min {value % 60:.0f} s"
+    if value >= 59.95:
+        minutes, rest = divmod(round(value), 60)
+        return f"{minutes} min {rest} s"
     return f"{value:.2f} s" if value < 1 else f"{value:.1f} s"
 
 
@@ -108,7 +109,7 @@ def status_line(status: Status, elapsed: float, *, public: bool) -> str:
         "empty": "nothing loaded",
         "loading": f"loading {status.model} · {elapsed:.0f} s",
         "unloading": "unloading",
-        "ready": "ready",
+        "ready": f"{status.model} · ready" if public else "ready",  # owners see the name in the list beside it
     }
     facts = [] if public else list(status.summary)
     text = " · ".join([texts[status.state], *facts])

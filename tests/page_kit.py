@@ -247,6 +247,12 @@ def ask(page: Page, text: str) -> None:
     expect(page.locator("#send")).to_be_visible()
 
 
+def expect_labels(page: Page) -> None:
+    """Expect the buttons of the chat to say what they do."""
+    for name, label in {"send": "Send", "regenerate": "Regenerate", "undo": "Undo", "new-chat": "New chat"}.items():
+        expect(page.locator(f"#{name}")).to_have_text(label)
+
+
 def stop(page: Page) -> float:
     """Press Stop and return the seconds until the page is free again."""
     pressed = time.monotonic()
@@ -291,7 +297,6 @@ def type_parameter(page: Page, name: str, text: str) -> Locator:
     """Type a value into a parameter's box and leave it; return the control."""
     control = page.locator(f"#param-{name}")
     field = control.locator("input[type=number], textarea").first
-    field.fill("")
     field.press_sequentially(text) if name == "stop" else field.fill(text)
     field.blur()
     return control

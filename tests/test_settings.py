@@ -52,6 +52,16 @@ def test_only_shared_parameters_that_a_backend_knows_reach_it(forge: Forge, tmp_
     assert (shared.generate("one two"), shared.generate("one two", {"max_tokens": 2})) == ("one", "one two")
 
 
+def test_what_was_given_for_a_load_holds_for_its_answers_and_no_longer(forge: Forge) -> None:
+    loaded = forge()
+    loaded.add_model("a", "x", "echo", {"max_tokens": 2})
+    loaded.load_model("a", {"max_tokens": 1})
+    said = [loaded.generate("one two three"), loaded.generate("one two three", {"max_tokens": 3})]
+    loaded.load_model("a", {"max_tokens": None})
+    assert [*said, loaded.generate("one two three")] == ["one", "one two three", "one two"]
+    assert loaded.model("a").parameters == {"max_tokens": 2}
+
+
 def test_a_models_card_tells_of_it_without_loading(forge: Forge, tiny_gguf: Path) -> None:
     card = forge(tiny=tiny_gguf).card("tiny")
     assert (card.facts["Name"], card.facts["Layers"]) == ("Tiny test model", "2")

@@ -156,7 +156,10 @@ def test_the_last_of_many_commands_wins_and_never_two_models_are_held(far: Llama
     with counted_workers() as counts:
         for _ in range(5):
             names = [choice.choice([*acts]) for _ in range(4)]
-            commands = [Command(far, acts[name]) for name in names]
+            commands = []
+            for name in names:
+                commands.append(Command(far, acts[name]))
+                time.sleep(choice.choice((0, 0, 0.1, 0.4)))
             errors = [command.done(30) for command in commands]
             assert far.status.model == names[-1] and errors[-1] is None
             assert {type(error) for error in errors} <= {type(None), LoadSuperseded}

@@ -16,6 +16,7 @@ from page_kit import (
     box,
     choose,
     edit_message,
+    expect_labels,
     first_steps,
     live,
     load,
@@ -109,6 +110,7 @@ def test_enter_pressed_twice_gives_one_answer(page: Page, app: App) -> None:
     stop(page)
     expect(users(page)).to_have_count(1)
     expect(answers(page)).to_have_count(1)
+    expect_labels(page)
 
 
 def test_new_chat_stops_a_running_answer(page: Page, app: App) -> None:
@@ -186,15 +188,26 @@ def test_editing_an_earlier_message_answers_it_anew_and_drops_what_followed(page
     expect(answers(page)).to_have_count(1)
 
 
-def test_editing_an_answer_changes_its_text_only(page: Page, app: App, watch: Watch) -> None:
+def test_editing_an_answer_changes_its_text_only(page: Page, app: App) -> None:
     load(page, app, "tiny")
     ask(page, "Hello")
     edit_message(page, "bot-row", "I am **edited**.")
     expect(answers(page)).to_have_text("I am edited.")
-    expect(users(page)).to_have_text("Hello")
+    ask(page, "And now?")
+    expect(answers(page)).to_contain_text(["I am edited.", "I know one answer."])
+    expect(users(page)).to_have_text(["Hello", "And now?"])
+    expect_labels(page)
+
+
+def test_a_reload_finds_the_chat_as_it_was(page: Page, app: App, watch: Watch) -> None:
+    load(page, app, "tiny")
+    ask(page, "Hello")
+    open_system_prompt(page).press_sequentially("Short.")
+    page.locator("#system-prompt textarea").blur()
     page.reload()
-    expect(answers(page)).to_have_text("I am edited.")  # the server has it too
+    expect(answers(page)).to_contain_text("I know one answer.")
     expect(users(page)).to_have_text("Hello")
+    expect(open_system_prompt(page)).to_have_value("Short.")
     watch.forget_leaving()
 
 
@@ -293,7 +306,7 @@ def test_load_swaps_the_model(page: Page, app: App) -> None:
     expect(status(page)).to_contain_text(f"ready · {format_bytes((app.folder / 'slow.gguf').stat().st_size)}")
     app.loaded = "slow"
     open_tab(page, "Models")
-    expect(page.locator("#models-list label").filter(has_text="— ready")).to_have_text(re.compile("^slow"))
+    expect(page.locator("#models-list label").filter(has_text="— ready")).to_have_text(re.compile(r"^\s*slow"))
 
 
 def test_regenerate_replaces_the_last_answer(page: Page, app: App) -> None:

@@ -122,6 +122,12 @@ def test_a_slider_box_says_what_is_out_of_range(page: Page) -> None:
     expect(page.locator(NOTICE)).to_contain_text("temperature must be a number from 0 to 2, found 9.")
 
 
+def test_an_emptied_box_is_no_error(page: Page) -> None:
+    type_parameter(page, "temperature", "")
+    expect(page.locator("#param-temperature")).not_to_contain_text("Error")
+    expect(page.locator(NOTICE)).to_be_empty()
+
+
 def test_what_a_control_shows_after_a_wrong_value_is_what_is_saved(page: Page, app: App) -> None:
     type_parameter(page, "top_p", "7")
     shown = page.locator("#param-top_p input[type=number]").input_value()
