@@ -19,6 +19,7 @@ import pytest
 import yaml
 from gradio_client import Client
 from page_kit import ROOT, Program, free_port
+from scripted import until
 from tiny_gguf import COUNTING_ANSWER, write_tiny_gguf
 
 import app as app_module
@@ -118,7 +119,8 @@ def test_it_ends_within_five_seconds_in_the_middle_of_an_answer(folder: Path, na
     (folder / "models" / "endless.yaml").write_text(text, "utf-8")
     program = Program("--config", str(folder), "--port", str(free_port()), "--model", "endless")
     address = program.wait_until_up()
-    next(iter(ask_when_loaded(address, "Count")))
+    job = ask_when_loaded(address, "Count")
+    next(iter(job))
     children = psutil.Process(program.process.pid).children(recursive=True)
     begun = time.monotonic()
     assert program.stop(name) == 0
@@ -132,8 +134,7 @@ def ask_when_loaded(address: str, message: str) -> Any:
     client = Client(address, verbose=False)
     number = next(one["id"] for one in config_of(address)["dependencies"] if one["api_name"] == "look")
     body = {"data": [None, -1], "fn_index": number, "session_hash": "a test"}
-    while "lf-ready" not in httpx.post(f"{address}/gradio_api/run/predict", json=body).text:
-        assert httpx.get(address).status_code == 200
+    until(lambda: "lf-ready" in httpx.post(f"{address}/gradio_api/run/predict", json=body).text)
     return client.submit(message, api_name="/chat")
 
 
