@@ -26,6 +26,15 @@ import app as app_module
 
 END_SECONDS = 5.0
 OWNER_TABS = ("Models", "Parameters")
+OPENING = {
+    "GRADIO_SHARE": "true",
+    "GRADIO_SERVER_NAME": "0.0.0.0",
+    "GRADIO_MCP_SERVER": "true",
+    "GRADIO_ALLOWED_PATHS": "/",
+    "GRADIO_ROOT_PATH": "/elsewhere",
+    "GRADIO_DEBUG": "1",
+    "GRADIO_VIBE_MODE": "1",
+}
 WITHOUT_LLAMA_CPP = """\
 from importlib.machinery import PathFinder
 
@@ -160,17 +169,8 @@ def test_a_default_model_that_is_gone_does_not_stop_the_start(folder: Path) -> N
 
 
 def test_gradios_variables_change_nothing(folder: Path) -> None:
-    env = {
-        "GRADIO_SHARE": "true",
-        "GRADIO_SERVER_NAME": "0.0.0.0",
-        "GRADIO_MCP_SERVER": "true",
-        "GRADIO_ALLOWED_PATHS": "/",
-        "GRADIO_ROOT_PATH": "/elsewhere",
-        "GRADIO_DEBUG": "1",
-        "GRADIO_VIBE_MODE": "1",
-    }
     port = free_port()
-    with started("--config", str(folder), "--port", str(port), **env) as program:
+    with started("--config", str(folder), "--port", str(port), **OPENING) as program:
         address = program.wait_until_up()
         assert address == f"http://127.0.0.1:{port}"
         assert "Guests" not in program.output and "gradio.live" not in program.output

@@ -1,28 +1,20 @@
-"""Faults that no other module is about: hostile models and settings, odd places to run, many people, plain sentences."""
+"""Faults that no other module is about: hostile models, odd folders, many people, plain sentences."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fault_backend import FaultBackend
 from scripted import ROOT, run_python, until
 from tiny_gguf import write_tiny_gguf
-from worker_kit import SOON, ask, begun, is_well, isolated, result_of, worker_of, workers
+from worker_kit import SOON, ask, begun, is_well, isolated, result_of, workers
 
-from llamaforge import LlamaForge, LlamaForgeError, ModelError, NoModelLoaded, describe, get_backend, worker_backend
+from llamaforge import LlamaForge, LlamaForgeError, ModelError, NoModelLoaded, describe, worker_backend
 
 ENDLESS_TEMPLATE = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}hi"
-EXTREMES = [
-    pytest.param({info.name: value}, id=f"{info.name}={value}")
-    for info in describe(get_backend("llama.cpp").Parameters).values()
-    if info.scope == "generate"
-    for value in (info.minimum, info.maximum)
-    if value is not None
-]
 ELSEWHERE = """
 import resource, sys
 from pathlib import Path
@@ -32,7 +24,7 @@ if sys.argv[2] == "no file may be written":
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 with isolated(Path("."), tiny=Path(sys.argv[1])) as forge:
     forge.load_model("tiny")
-    print(forge.generate("hi", {"max_tokens": 1}), forge.status.state)
+    print(forge.generate("hi", {"max_tokens": 1}).strip(), forge.status.state)
 """
 
 
@@ -40,31 +32,6 @@ with isolated(Path("."), tiny=Path(sys.argv[1])) as forge:
 def far(tmp_path: Path) -> Iterator[LlamaForge]:
     with isolated(tmp_path) as forge:
         yield forge
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -> Iterator[LlamaForge]:
-    """A llama.cpp in a worker that all tests of this module share: none of them may harm it."""
-    with isolated(tmp_path_factory.mktemp("llama"), tiny=tiny_gguf) as forge:
-        forge.load_model("tiny")
-        yield forge
-
-
-@pytest.mark.parametrize("parameters", EXTREMES)
-def test_no_allowed_value_harms_the_engine(llama: LlamaForge, parameters: dict[str, Any]) -> None:
-    worker = worker_of(llama)
-    result = result_of(llama.generate_stream("hi", {"max_tokens": 8} | parameters | {"max_tokens": 8}))
-    assert result.error is None and result.text
-    assert worker_of(llama) == worker
-
-
-@pytest.mark.parametrize(
-    "text", ["🦙" * 500, "=" * 4000, " " * 4000 + "x", "\u202eabc\u2066", "\\x00" * 500, "a\u0301" * 500]
-)
-def test_no_text_harms_the_engine(llama: LlamaForge, text: str) -> None:
-    result = result_of(llama.generate_stream(text, {"max_tokens": 4}))
-    assert result.text or isinstance(result.error, LlamaForgeError)
-    assert llama.generate("hi", {"max_tokens": 4})
 
 
 def test_stop_ends_a_chat_template_that_never_ends(tmp_path: Path) -> None:

@@ -115,9 +115,7 @@ def test_the_first_word_is_drawn_at_once(scripted: tuple[LlamaForge, ScriptedBac
     assert time.monotonic() - said[0] < 0.5
 
 
-def test_while_nothing_is_written_the_status_says_what_is_going_on(
-    scripted: tuple[LlamaForge, ScriptedBackend],
-) -> None:
+def test_the_status_says_how_much_of_the_prompt_is_read(scripted: tuple[LlamaForge, ScriptedBackend]) -> None:
     forge, backend = scripted
     generation = ask(forge, "Hello")
     until(lambda: generation.running)

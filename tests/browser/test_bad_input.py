@@ -55,8 +55,7 @@ def app(folder: Path) -> Iterator[App]:
     damaged_variants(good, folder)
     app.write_model("tiny", good)
     app.write_model("small", good, n_ctx=256)
-    slow = write_tiny_gguf(folder / "slow.gguf", COUNTING_ANSWER, endless=True, layers=8, n_ctx_train=16384)
-    app.write_model("slow", slow)
+    app.write_model("slow", write_tiny_gguf(folder / "slow.gguf", COUNTING_ANSWER, endless=True, layers=8))
     named = {"general.name": f"Model {SCRIPT}"}
     app.write_model("script", write_tiny_gguf(folder / "script.gguf", f"Look: {SCRIPT} !", metadata=named))
     with app.file_of("script").open("a", encoding="utf-8") as file:
