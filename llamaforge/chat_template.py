@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -16,11 +17,28 @@ from .errors import ModelError
 from .types import Message
 
 
+MOST_SECONDS = 2.0
+MOST_CHARACTERS = 64 * 2**20  # no context window holds as much
+MOST_TIMES = 10_000
+
+
 class Segment(NamedTuple):
     """A part of a prompt; in literal parts no control token may be read."""
 
     text: str
     literal: bool
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, which also refuses sums that only serve to fill the memory."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        many = max((value for value in (left, right) if isinstance(value, int)), default=0)
+        if many > MOST_TIMES:
+            raise jinja2.TemplateError(f"it computes with numbers over {MOST_TIMES:,}")
+        return super().call_binop(context, operator, left, right)
 
 
 class ChatTemplate:
@@ -38,7 +56,7 @@ class ChatTemplate:
         self, source: str, *, bos_token: str = "", eos_token: str = "", control_tokens: Iterable[str] = ()
     ) -> None:
         # Sandboxed: a template comes from a model file and has run code on people's machines (CVE-2024-34359).
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.globals.update(raise_exception=_raise, strftime_now=lambda form: datetime.now().strftime(form))
         environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
         try:
@@ -75,7 +93,7 @@ class ChatTemplate:
 
     def _fill(self, turns: list[dict[str, Any]]) -> str:
         try:
-            return self._template.render(messages=turns, add_generation_prompt=True, **self._tokens)
+            return _bounded(self._template.generate(messages=turns, add_generation_prompt=True, **self._tokens))
         except jinja2.TemplateError as error:
             if turns and turns[0]["role"] == "system" and len(turns) > 1:
                 return self._fill(_without_system(turns))
@@ -83,6 +101,18 @@ class ChatTemplate:
         # A template may divide by zero or call what is not callable: any exception of it is the template's fault.
         except Exception as error:
             raise _template_error(error) from error
+
+
+def _bounded(pieces: Iterable[str]) -> str:
+    """Join what a template writes, as long as it ends and fits; a loop that writes nothing is ended by Stop."""
+    text: list[str] = []
+    size, end = 0, time.monotonic() + MOST_SECONDS
+    for piece in pieces:
+        text.append(piece)
+        size += len(piece)
+        if size > MOST_CHARACTERS or time.monotonic() > end:
+            raise jinja2.TemplateError("it does not end")
+    return "".join(text)
 
 
 def _without_system(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -68,6 +68,7 @@ class LlamaForge:
         self._longest_line = longest_line
         self._engine: Engine | None = None
         self._loaded: Model | None = None
+        self._given: dict[str, Any] = {}  # what the load was called with, over the model's file
         self._close: weakref.finalize[..., Any] | None = None
         self._status = Status()
         self._state = threading.Lock()  # held for moments: guards status, engine and the last command
@@ -268,7 +269,11 @@ class LlamaForge:
                 loading = self._status.model
                 raise NoModelLoaded(f"{loading} is still loading. Send your message again when it is ready.")
             raise NoModelLoaded("No model is loaded. Choose one and press Load.")
-        return engine, self._parameters(model, parameters or {}, engine.backend.context_window)
+        saved = self.config.models.get(model.name, model)
+        # What was saved since the load holds at once; a model that was renamed or broken meanwhile goes on as loaded.
+        current = saved if saved.problem is None and saved.backend == model.backend else model
+        merged = replace(current, parameters=current.parameters | self._given)
+        return engine, self._parameters(merged, parameters or {}, engine.backend.context_window)
 
     def _parameters(self, model: Model, call: Mapping[str, Any], window: int | None = None) -> dict[str, Any]:
         """Return what reaches the backend: the call over the model's file over settings.yaml, checked."""
@@ -328,7 +333,7 @@ class LlamaForge:
             self._engine = engine = Engine(backend, longest_line=self._longest_line)
             # What was given for this load holds for its answers too.
             given = {key: value for key, value in call.items() if value is not None}
-            self._loaded = replace(model, parameters=model.parameters | given)
+            self._loaded, self._given = model, given
             self._need, self._opened_by = need, command
             # Ends the engine's thread and frees the model when the program ends or lets go of this object.
             self._close = weakref.finalize(self, engine.close)

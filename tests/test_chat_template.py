@@ -176,3 +176,17 @@ def test_a_template_that_trims_keeps_control_tokens_literal() -> None:
         Segment("<|im_end|>", literal=True),
         Segment(".", literal=False),
     ]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}",
+        "{{ 'x' * 1000000000 }}",
+        "{{ 10 ** 100000 }}",
+    ],
+    ids=["endless loop", "huge text", "huge number"],
+)
+def test_a_template_that_would_fill_time_or_memory_is_refused(source: str) -> None:
+    with pytest.raises(ModelError, match="chat template has an error"):
+        ChatTemplate(source).render([Message("user", "Hello")])

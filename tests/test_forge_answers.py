@@ -269,3 +269,12 @@ def test_a_script_that_fails_in_the_middle_of_an_answer_shows_its_own_error(
 ) -> None:
     done = run_python(ENDLESS + "raise KeyError('mine')", tmp_path / "configs", endless_gguf)
     assert done.returncode == 1 and done.stderr.endswith("KeyError: 'mine'\n")
+
+
+def test_what_is_saved_while_a_model_is_loaded_holds_for_the_next_answer(tmp_path: Path) -> None:
+    forge = LlamaForge(tmp_path)
+    forge.add_model("echo", "-", "echo", {"max_tokens": 5})
+    forge.config.save()
+    forge.load_model("echo")
+    forge.config.save_parameters("echo", {"max_tokens": 2})
+    assert forge.generate("one two three") == "one two"
