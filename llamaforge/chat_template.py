@@ -16,7 +16,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from .errors import ModelError
 from .types import Message
 
-
 MOST_SECONDS = 2.0
 MOST_CHARACTERS = 64 * 2**20  # no context window holds as much
 MOST_TIMES = 10_000
