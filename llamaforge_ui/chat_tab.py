@@ -77,13 +77,17 @@ class ChatTab:
         try:
             generation = begin()
         except AnswerRunning:
-            return  # a second click on Send; the first is being answered
+            # A second click on Send; the first is being answered. A handler that yields nothing would empty its outputs.
+            yield {self.parts.notice: gr.skip()}
+            return
         except LlamaForgeError as error:
             yield self.settled(conversation) | self.problem(error)
             return
-        if generation is not None:
-            async for updates in self.follow(conversation, generation, **changes):
-                yield updates
+        if generation is None:
+            yield self.settled(conversation)
+            return
+        async for updates in self.follow(conversation, generation, **changes):
+            yield updates
 
     async def follow(
         self, conversation: Conversation, generation: Generation, **changes: Any

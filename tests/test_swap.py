@@ -159,7 +159,7 @@ def test_the_last_of_many_commands_wins_and_never_two_models_are_held(far: Llama
             commands = []
             for name in names:
                 commands.append(Command(far, acts[name]))
-                time.sleep(choice.choice((0, 0, 0.1, 0.4)))
+                time.sleep(choice.choice((0, 0, 0.05, 0.3)))
             errors = [command.done(30) for command in commands]
             assert far.status.model == names[-1] and errors[-1] is None
             assert {type(error) for error in errors} <= {type(None), LoadSuperseded}

@@ -75,8 +75,10 @@ IN_WORKER = sys.argv[0].endswith("worker.py")
 class Custom(BaseBackend):
     def load_model(self, model_path, parameters=None): ...
     def is_model_loaded(self): return True
+    def chat_stream(self, messages, parameters=None):
+        return self.generate_stream(messages[-1].content)
     def generate_stream(self, prompt, parameters=None):
-        for number in range(200):
+        for number in range(3 if prompt == "briefly" else 500):
             yield f"{number} "
             time.sleep(0.01)
 """
@@ -211,7 +213,7 @@ def test_a_stop_that_fails_ends_the_answer_all_the_same(
     answer = begun(far.generate_stream("hi"))
     answer.stop()
     assert result_of(answer, SOON).finish_reason == "cancelled"
-    assert result_of(far.generate_stream("hi")).text.startswith("0 1 2 ")
+    assert far.generate("briefly") == "0 1 2 "
 
 
 def test_a_backend_that_was_registered_as_a_class_stays_in_this_process(far: LlamaForge) -> None:
