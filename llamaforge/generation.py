@@ -11,6 +11,7 @@ from types import TracebackType
 from .errors import GenerationError, LlamaForgeError
 from .types import Chunk, FinishReason, Result, Usage
 
+SHORTEST_MEASURE = 0.1  # seconds; text comes in parcels, so the speed of less is no speed
 STOP_PATIENCE = 1.0  # seconds that a stopped backend has for its last words, the token counts
 
 
@@ -164,7 +165,7 @@ class Generation:
                 usage=self._usage,
                 seconds=now - started,
                 time_to_first_token=self._first - started if self._first else None,
-                tokens_per_second=(tokens - 1) / writing if tokens > 1 and writing > 0 else None,
+                tokens_per_second=(tokens - 1) / writing if writing >= SHORTEST_MEASURE else None,
                 error=error,
             )
             self._changed.notify_all()

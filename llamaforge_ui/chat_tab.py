@@ -77,7 +77,7 @@ class ChatTab:
         try:
             generation = begin()
         except AnswerRunning:
-            # A second click on Send; the first is being answered. A handler that yields nothing would empty its outputs.
+            # A second click on Send. A handler that yields nothing would empty all of its outputs.
             yield {self.parts.notice: gr.skip()}
             return
         except LlamaForgeError as error:
@@ -106,6 +106,12 @@ class ChatTab:
     def model(self) -> str:
         """The name of the loaded model."""
         return self.page.forge.status.model or ""
+
+    def told(self, values: Updates, request: gr.Request) -> Conversation:
+        """Return the visitor's conversation, with the system prompt as it stands in its box."""
+        conversation = self.page.conversation(request)
+        conversation.system_prompt = clean_text(values[self.parts.system_prompt] or "")
+        return conversation
 
     def start(self, request: gr.Request) -> Start:
         """Return what starts an answer with this visitor's parameters."""
@@ -188,7 +194,7 @@ def _wire_asking(tab: ChatTab) -> None:
 
     @page.access.handler("guest")
     async def send(values: Updates, request: gr.Request) -> AsyncIterator[Updates]:
-        conversation = page.conversation(request)
+        conversation = tab.told(values, request)
 
         def begin() -> Generation:
             text = _required(values[parts.input])
@@ -200,8 +206,8 @@ def _wire_asking(tab: ChatTab) -> None:
             yield updates
 
     @page.access.handler("guest")
-    async def regenerate(request: gr.Request) -> AsyncIterator[Updates]:
-        conversation = page.conversation(request)
+    async def regenerate(values: Updates, request: gr.Request) -> AsyncIterator[Updates]:
+        conversation = tab.told(values, request)
         async for updates in tab.answer(conversation, lambda: conversation.regenerate(tab.start(request), tab.model)):
             yield updates
 
@@ -213,13 +219,13 @@ def _wire_asking(tab: ChatTab) -> None:
     gr.on(
         [parts.input.submit, parts.send.click],
         send,
-        {parts.input},
+        {parts.input, parts.system_prompt},
         outputs,
         concurrency_limit=None,
         trigger_mode="multiple",  # else a message sent right after Stop is dropped; begin() knows a double click
         **unlisted(),
     )
-    parts.regenerate.click(regenerate, None, outputs, concurrency_limit=None, **unlisted())
+    parts.regenerate.click(regenerate, {parts.system_prompt}, outputs, concurrency_limit=None, **unlisted())
     parts.stop.click(stop, None, None, **at_once())
 
 
@@ -227,8 +233,8 @@ def _wire_editing(tab: ChatTab) -> None:
     page, parts = tab.page, tab.parts
 
     @page.access.handler("guest")
-    async def edit(change: gr.EditData, request: gr.Request) -> AsyncIterator[Updates]:
-        conversation = page.conversation(request)
+    async def edit(values: Updates, change: gr.EditData, request: gr.Request) -> AsyncIterator[Updates]:
+        conversation = tab.told(values, request)
         index = change.index if isinstance(change.index, int) else change.index[0]
         shown = shown_messages(conversation)
 
@@ -255,15 +261,10 @@ def _wire_editing(tab: ChatTab) -> None:
         conversation.clear()
         return tab.settled(conversation)
 
-    @page.access.handler("guest")
-    def set_system_prompt(values: Updates, request: gr.Request) -> None:
-        page.conversation(request).system_prompt = clean_text(values[parts.system_prompt] or "")
-
     outputs = list(parts)
-    parts.turns.edit(edit, None, outputs, concurrency_limit=None, **unlisted())
+    parts.turns.edit(edit, {parts.system_prompt}, outputs, concurrency_limit=None, **unlisted())
     parts.new.click(new_chat, None, outputs, **at_once())
     parts.undo.click(undo, {parts.input}, outputs, **at_once())
-    parts.system_prompt.input(set_system_prompt, {parts.system_prompt}, None, trigger_mode="always_last", **at_once())
 
 
 def _wire_visit(tab: ChatTab, blocks: gr.Blocks) -> None:

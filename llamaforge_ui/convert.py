@@ -109,7 +109,7 @@ def status_line(status: Status, elapsed: float, *, public: bool) -> str:
         "empty": "nothing loaded",
         "loading": f"loading {status.model} · {elapsed:.0f} s",
         "unloading": "unloading",
-        "ready": f"{status.model} · ready" if public else "ready",  # owners see the name in the list beside it
+        "ready": f"{status.model} ready",  # by name: what is chosen beside it may be another
     }
     facts = [] if public else list(status.summary)
     text = " · ".join([texts[status.state], *facts])

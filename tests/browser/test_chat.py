@@ -201,9 +201,8 @@ def test_editing_an_answer_changes_its_text_only(page: Page, app: App) -> None:
 
 def test_a_reload_finds_the_chat_as_it_was(page: Page, app: App, watch: Watch) -> None:
     load(page, app, "tiny")
-    ask(page, "Hello")
     open_system_prompt(page).press_sequentially("Short.")
-    page.locator("#system-prompt textarea").blur()
+    ask(page, "Hello")
     page.reload()
     expect(answers(page)).to_contain_text("I know one answer.")
     expect(users(page)).to_have_text("Hello")

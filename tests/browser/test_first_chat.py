@@ -130,9 +130,11 @@ def test_saved_parameters_survive_a_restart_and_the_file_keeps_its_comments(
 def save_parameters(page: Page, name: str) -> None:
     open_tab(page, "Parameters")
     choose(page, name)
+    window = page.locator("#param-n_ctx input[type=number]")
+    expect(window).to_have_value("512")  # the controls are this model's by now
+    window.fill(SET["n_ctx"])
     set_parameter(page, "temperature", SET["temperature"])
     set_parameter(page, "max_tokens", SET["max_tokens"])
-    page.locator("#param-n_ctx input[type=number]").fill(SET["n_ctx"])  # it has a value, so it looks set already
     unfold_advanced(page)
     set_parameter(page, "stop", SET["stop"])
     page.locator("#save-parameters").click()
