@@ -165,7 +165,7 @@ class Generation:
                 usage=self._usage,
                 seconds=now - started,
                 time_to_first_token=self._first - started if self._first else None,
-                tokens_per_second=(tokens - 1) / writing if writing >= SHORTEST_MEASURE else None,
+                tokens_per_second=(tokens - 1) / writing if tokens > 1 and writing >= SHORTEST_MEASURE else None,
                 error=error,
             )
             self._changed.notify_all()

@@ -196,8 +196,16 @@ def failing(text: str, error: BaseException) -> Iterator[str]:
     raise error
 
 
+def slowly(*pieces: str | Chunk) -> Iterator[str | Chunk]:
+    for piece in pieces:
+        yield piece
+        threading.Event().wait(0.06)
+
+
 def test_the_result_holds_counts_and_times() -> None:
-    result = result_of(written("a", "b", Chunk(finish_reason="length", usage=Usage(5, 3, 2))))
+    generation = new()
+    generation.run(lambda: as_chunks(slowly("a", "b", Chunk(finish_reason="length", usage=Usage(5, 3, 2)))))
+    result = result_of(generation)
     assert (result.finish_reason, result.usage) == ("length", Usage(5, 3, 2))
     assert result.time_to_first_token is not None
     assert 0 <= result.time_to_first_token <= result.seconds
@@ -207,8 +215,8 @@ def test_the_result_holds_counts_and_times() -> None:
 
 @pytest.mark.parametrize(
     "pieces",
-    [[], [Chunk(usage=Usage(5, 0))], [Chunk("a", usage=Usage(5, 1))]],
-    ids=["nothing", "no token", "one token"],
+    [[], [Chunk(usage=Usage(5, 0))], [Chunk("a", usage=Usage(5, 1))], ["a", Chunk("b", usage=Usage(5, 2))]],
+    ids=["nothing", "no token", "one token", "too short to measure"],
 )
 def test_what_was_not_measured_is_none(pieces: list[Chunk]) -> None:
     result = result_of(written(*pieces))
