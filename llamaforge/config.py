@@ -24,6 +24,7 @@ from .errors import BackendError, ConfigError, LlamaForgeError, ParameterError
 from .yaml_file import YamlFile, read_raw
 
 MODEL_KEYS = ("backend", "path", "description", "parameters")
+AN_HOUR = 3600.0
 SETTINGS_KEYS = ("default_model", "models_dir", "parameters", "guests", "plugins")
 NAME = re.compile(r"[^\W_][\w .\-]{0,63}", re.UNICODE)
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names that Windows keeps for devices
@@ -72,6 +73,8 @@ class Config:
         self.settings = Settings()
         self._unsaved: set[str] = set()
         self._removed: set[str] = set()
+        for folder in (self.folder, self.models_folder):
+            _sweep(folder)
         self.reload()
 
     @property
@@ -332,6 +335,14 @@ def _at(file: YamlFile, keys: tuple[str, ...]) -> Any:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a save left beside its file when the program was killed in the middle of it."""
+    for left in folder.glob(".*.yaml.tmp-*"):
+        with contextlib.suppress(OSError):  # on a read-only disk it stays, and does no harm
+            if time.time() - left.stat().st_mtime > AN_HOUR:  # a younger one may be another program's, at work
+                left.unlink()
 
 
 def _move_to_trash(path: Path) -> None:

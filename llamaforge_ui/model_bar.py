@@ -59,6 +59,10 @@ class ModelBar:
         if not name:
             yield {self.parts.notice: notice("Choose a model first. To add one, open the Models tab.")}
             return
+        status = self.page.forge.status
+        if status.state == "loading" and status.model == name:
+            yield {self.parts.notice: notice(f"{name} is being loaded already, from another window.", "hint")}
+            return
         settings = self.page.overrides(request, name, "load")
         try:
             warning = await asyncio.to_thread(self.page.forge.check_model, name, settings)

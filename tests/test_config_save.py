@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -288,3 +289,13 @@ def test_a_refused_model_leaves_the_old_one(config: Config) -> None:
     with pytest.raises(ParameterError):
         config.add(model(temperature=9))
     assert config.models["a"].parameters["temperature"] == 0.7
+
+
+def test_what_a_killed_save_left_is_removed_an_hour_later(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    old, young = (tmp_path / "models" / f".a.yaml.tmp-{age}" for age in ("old", "young"))
+    for left in (old, young):
+        left.write_text("half a file")
+    os.utime(old, (0, 0))
+    Config(tmp_path)
+    assert (old.exists(), young.exists()) == (False, True)
