@@ -45,6 +45,8 @@ LISTED = {
 }
 BROKEN = "backend: llama.cpp\npath: x.gguf\nparameters:\n  temperature: [0.7\n"
 MISSPELT = "backend: llama.cpp\npath: x.gguf\nparameters:\n  temprature: 0.7\n"
+MARKUP = '<svg onload="alert(1)"></svg><script>alert(2)</script><a href="javascript:alert(3)">a link</a>'
+ACTIVE = "#chat-log script, #chat-log [onload], #chat-log [href^=javascript]"
 SCRIPT = '<img src="/nowhere" onerror="alert(1)"><b class="injected">bold</b><script>alert(2)</script>'
 
 
@@ -57,7 +59,7 @@ def app(folder: Path) -> Iterator[App]:
     app.write_model("small", good, n_ctx=256)
     app.write_model("slow", write_tiny_gguf(folder / "slow.gguf", COUNTING_ANSWER, endless=True, layers=8))
     named = {"general.name": f"Model {SCRIPT}"}
-    app.write_model("script", write_tiny_gguf(folder / "script.gguf", f"Look: {SCRIPT} !", metadata=named))
+    app.write_model("script", write_tiny_gguf(folder / "script.gguf", f"Look: {MARKUP} !", metadata=named))
     with app.file_of("script").open("a", encoding="utf-8") as file:
         file.write(f"description: '{SCRIPT}'\n")
     app.file_of("broken").write_text(BROKEN, "utf-8")
@@ -168,26 +170,24 @@ def test_an_empty_message_is_not_sent(page: Page, app: App) -> None:
     expect(users(page)).to_have_count(0)
 
 
-def test_markup_in_a_message_and_in_an_answer_is_text(page: Page, app: App) -> None:
+def test_markup_in_a_message_and_in_an_answer_runs_nothing(page: Page, app: App) -> None:
     load(page, app, "script")
-    ask(page, f"Say: {SCRIPT}")
+    ask(page, f"Say: {MARKUP}")
     for message in (users(page), answers(page)):
-        expect(message).to_contain_text('<b class="injected">bold</b>')
-        expect(message).to_contain_text("<script>alert(2)</script>")
-        expect(message).to_contain_text("onerror")
-    expect(page.locator(".injected, #chat-log img, #chat-log script")).to_have_count(0)
+        expect(message).to_contain_text("a link")
+    expect(page.locator(ACTIVE)).to_have_count(0)
 
 
-def test_markup_in_an_answer_that_is_being_written_is_text(page: Page, app: App) -> None:
-    path = write_tiny_gguf(app.folder / "endless script.gguf", f"Look: {SCRIPT} again ", endless=True, layers=8)
+def test_markup_in_an_answer_that_is_being_written_runs_nothing(page: Page, app: App) -> None:
+    path = write_tiny_gguf(app.folder / "endless script.gguf", f"Look: {MARKUP} again ", endless=True, layers=8)
     app.write_model("endless script", path)
     open_tab(page, "Models")
     page.locator("#reload-models").click()
     load(page, app, "endless script")
     open_tab(page, "Chat")
     send(page, "Go")
-    expect(live(page)).to_contain_text('<b class="injected">bold</b>')
-    expect(page.locator(".injected, #chat-log img, #chat-log script")).to_have_count(0)
+    expect(live(page)).to_contain_text("a link")
+    expect(page.locator(ACTIVE)).to_have_count(0)
     page.locator("#stop").click()
 
 
