@@ -6,8 +6,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from fault_backend import FaultBackend
+from page_kit import Program, free_port
 from scripted import ROOT, run_python, until
 from tiny_gguf import write_tiny_gguf
 from worker_kit import SOON, ask, begun, is_well, isolated, result_of, workers
@@ -130,7 +132,7 @@ def test_a_file_broken_by_hand_leaves_the_running_model(far: LlamaForge) -> None
     (far.config.folder / "models" / "fault.yaml").write_text("backend: 'fault\n", "utf-8")
     far.config.reload()
     assert is_well(far)
-    with pytest.raises(LlamaForgeError):
+    with pytest.raises(LlamaForgeError, match="a quote is not closed"):
         far.load_model("fault")
     assert is_well(far)
 
@@ -151,6 +153,23 @@ def test_an_unloaded_model_refuses_in_a_sentence_and_one_unloaded_in_an_answer_k
     assert result_of(answer).text.startswith("0 1 2 ")
     with pytest.raises(NoModelLoaded, match="Choose one and press Load"):
         ask(far)
+
+
+def test_a_killed_app_leaves_no_process_and_starts_again_at_the_same_port(tmp_path: Path, tiny_gguf: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "tiny.yaml").write_text(f"backend: llama.cpp\npath: {tiny_gguf}\n", "utf-8")
+    flags = ("--config", str(tmp_path), "--port", str(free_port()), "--model", "tiny")
+    program = Program(*flags)
+    address = program.wait_until_up()
+    until(lambda: workers(program.process.pid))
+    children = psutil.Process(program.process.pid).children(recursive=True)
+    program.process.kill()
+    left = psutil.wait_procs(children, SOON)[1]
+    for child in left:
+        child.kill()
+    assert (program.ended(), left) == (-9, [])
+    again = Program(*flags)
+    assert again.wait_until_up() == address and again.stop() == 0
 
 
 def test_the_fault_backend_has_every_mode_that_it_promises() -> None:

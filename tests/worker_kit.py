@@ -33,10 +33,10 @@ def isolated(folder: Path, *, isolate: bool = True, longest_line: int = 64, **mo
     until(lambda: not workers())
 
 
-def workers() -> list[psutil.Process]:
-    """Return the processes of workers that this process has started and that are no zombies."""
+def workers(pid: int | None = None) -> list[psutil.Process]:
+    """Return the processes of workers that a process (this one) has started and that are no zombies."""
     found = []
-    for child in psutil.Process().children(recursive=True):
+    for child in psutil.Process(pid).children(recursive=True):
         try:
             if "llamaforge.worker" in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
                 found.append(child)

