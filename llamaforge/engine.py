@@ -63,14 +63,16 @@ class Engine:
             self._changed.notify()
         for generation in everyone:
             generation.stop()
-        self._guarded(self.backend.stop)  # also what it may be mending
         # The garbage collector may free a LlamaForge, and so close its engine, in the engine's own thread.
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        while threading.current_thread() is not self._thread and self._thread.is_alive():
+            self._guarded(self.backend.stop)  # again and again: it may be about to mend what the last answer broke
+            self._thread.join(0.1)
 
     def _stop(self, generation: Generation) -> None:
         with self._changed:
             if generation is self._current:
+                if generation.result is not None:
+                    return
                 # Inside the lock, so that the flag never hits the next answer.
                 self._guarded(self.backend.stop)
                 return

@@ -153,6 +153,10 @@ class WorkerBackend(BaseBackend):
 
     def recover(self) -> None:
         """Where the child is gone, start a new one with the same model."""
+        self._stopped_at = None  # the answer that was stopped has ended
+        self._revive()
+
+    def _revive(self) -> None:
         if self._model is None or (self._child is not None and self._child.alive):
             return
         try:
@@ -179,7 +183,7 @@ class WorkerBackend(BaseBackend):
             self._stopped_at = None
             yield Chunk()
         try:
-            self.recover()  # it may have died while nobody asked anything of it
+            self._revive()  # it may have died while nobody asked anything of it
             if self._stopped_at is None:
                 return (yield from self._stream(method, *arguments))
             yield Chunk(finish_reason="cancelled")

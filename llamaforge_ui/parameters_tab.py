@@ -12,11 +12,12 @@ from llamaforge import LlamaForgeError, ParameterInfo, Setting, describe, get_ba
 
 from .convert import notice
 from .model_bar import ModelBar
-from .page import Page, at_once
+from .page import Page, at_once, unlisted
 
 Updates = dict[Any, Any]
 
 DESCRIPTION = "What you set here holds for this chat at once. **Save** writes it to the model's file."
+SET, UNSET = ["lf-parameter", "lf-set"], ["lf-parameter", "lf-unset"]
 AT_NEXT_LOAD = "Takes effect at the next load."
 
 
@@ -25,12 +26,12 @@ class ParametersTab:
     """The parts of the tab that other tabs wire to."""
 
     page: Page
-    redraw: gr.State
+    loaded: gr.State
 
 
 def build_parameters_tab(page: Page, bar: ModelBar) -> ParametersTab:
-    """Build the tab; its controls are drawn anew when another model is chosen, on Save and on Reset."""
-    redraw = gr.State(0)
+    """Build the tab; its controls are drawn anew when another model is chosen or loaded, on Save and on Reset."""
+    redraw, loaded = gr.State(0), gr.State(None)
     gr.Markdown(DESCRIPTION, container=False)
     with gr.Row():
         save = gr.Button(
@@ -38,14 +39,14 @@ def build_parameters_tab(page: Page, bar: ModelBar) -> ParametersTab:
         )
         reset = gr.Button("Reset", elem_id="reset-parameters", size="sm", scale=0, min_width=80)
     line = gr.HTML(elem_id="parameters-notice", elem_classes="lf-notice")
-    _draw_controls(page, bar, redraw, line)
+    _draw_controls(page, bar, (redraw, loaded), line)
     _wire_saving(page, bar, redraw, line, save, reset)
-    return ParametersTab(page, redraw)
+    return ParametersTab(page, loaded)
 
 
-def _draw_controls(page: Page, bar: ModelBar, redraw: gr.State, line: gr.HTML) -> None:
-    @gr.render(inputs=[bar.parts.select, redraw], show_progress="hidden")  # type: ignore[untyped-decorator]
-    def draw(name: str | None, _drawn: int, request: gr.Request) -> None:
+def _draw_controls(page: Page, bar: ModelBar, reasons: tuple[gr.State, gr.State], line: gr.HTML) -> None:
+    @gr.render(inputs=[bar.parts.select, *reasons], show_progress="hidden")  # type: ignore[untyped-decorator]
+    def draw(name: str | None, _drawn: int, _loaded: object, request: gr.Request) -> None:
         if page.access.role(request) != "owner":
             return
         if name is None or name not in page.forge.config.models:
@@ -61,7 +62,7 @@ def draw_controls(page: Page, name: str, chosen: Mapping[str, Any], line: gr.HTM
     """Draw one control a parameter, the simple ones first, the others under "Advanced"."""
     backend = get_backend(page.forge.model(name).backend)
     settings = page.forge.settings_of(name, chosen)
-    limits = _limits(page, name)
+    limits = _limits(page, name, settings)
     infos = describe(backend.Parameters).values()
     with gr.Column(elem_id="parameters"):
         for info in infos:
@@ -74,13 +75,14 @@ def draw_controls(page: Page, name: str, chosen: Mapping[str, Any], line: gr.HTM
                         _control(page, name, info, settings[info.name], limits, backend.ignored, line)
 
 
-def _limits(page: Page, name: str) -> dict[str, int]:
+def _limits(page: Page, name: str, settings: Mapping[str, Setting]) -> dict[str, int]:
     try:
         limits = dict(page.forge.card(name).limits)
     except LlamaForgeError:
         return {}
     status = page.forge.status
-    window = status.context_window if status.model == name else limits.get("n_ctx")
+    planned = settings["n_ctx"].value if "n_ctx" in settings else None
+    window = status.context_window if status.model == name else planned
     return limits | ({"max_tokens": window} if window else {})
 
 
@@ -101,30 +103,33 @@ def _control(  # noqa: PLR0913 - each is what one control needs, and it is calle
         "label": info.name,
         "info": f"{info.help}{load} {origin}",
         "elem_id": f"param-{info.name}",
-        "elem_classes": ["lf-parameter", "lf-set" if setting.is_set else "lf-unset"],
+        "elem_classes": SET if setting.is_set else UNSET,
         "interactive": info.name not in ignored,
     }
     control = _component(info, setting.value, limits.get(info.name), common)
+    shown = control.value
 
     @page.access.handler("owner")
     def change(value: Any, request: gr.Request) -> Updates:
         chosen = page.conversation(request).parameters.setdefault(model, {})
-        try:
-            wanted = _typed(info, value)
-            if wanted is not None:
-                validate(get_backend(page.forge.model(model).backend).Parameters, {info.name: wanted})
-        except (LlamaForgeError, ValueError) as error:
-            return {line: notice(str(error)), control: gr.skip()}
+        wanted = _typed(info, value)
+        if info.name not in chosen and wanted == _typed(info, shown):
+            return {line: "", control: gr.skip()}  # the box was left as it was
+        # A wrong value is kept too: what the box shows is what Save and Send are asked to take, and refuse.
         chosen[info.name] = wanted
-        return {line: "", control: gr.update(elem_classes=["lf-parameter", "lf-set"])}
+        return {line: notice(_problem(page, model, info, wanted)), control: gr.update(elem_classes=SET)}
 
-    control.input(
-        change,
-        control,
-        [line, control],
-        trigger_mode="always_last",
-        **at_once(),
-    )
+    # Not preprocessed: Gradio would answer a number out of range with a failed request, and no sentence.
+    events = [control.input, control.change, control.blur] if isinstance(control, gr.Textbox) else [control.input]
+    gr.on(events, change, control, [line, control], trigger_mode="always_last", preprocess=False, **at_once())
+
+
+def _problem(page: Page, model: str, info: ParameterInfo, value: Any) -> str:
+    try:
+        validate(get_backend(page.forge.model(model).backend).Parameters, {info.name: value})
+    except LlamaForgeError as error:
+        return str(error)
+    return ""
 
 
 def _component(info: ParameterInfo, value: Any, limit: int | None, common: dict[str, Any]) -> Any:
@@ -195,5 +200,5 @@ def _wire_saving(
     def reset_parameters(values: Updates, request: gr.Request) -> Updates:
         return act(values, request, lambda name, _chosen: f"Back to what {name}.yaml says.")
 
-    save.click(save_parameters, {bar.parts.select, redraw}, [line, redraw], **at_once())
-    reset.click(reset_parameters, {bar.parts.select, redraw}, [line, redraw], **at_once())
+    save.click(save_parameters, {bar.parts.select, redraw}, [line, redraw], **unlisted())
+    reset.click(reset_parameters, {bar.parts.select, redraw}, [line, redraw], **unlisted())

@@ -14,7 +14,7 @@ from .convert import status_line
 from .model_bar import POLL_SECONDS, ModelBar, build_guest_bar, build_model_bar
 from .models_tab import ModelsTab, build_models_tab
 from .page import Page, at_once
-from .parameters_tab import build_parameters_tab
+from .parameters_tab import ParametersTab, build_parameters_tab
 
 Updates = dict[Any, Any]
 
@@ -42,21 +42,36 @@ def _build_owner_page(page: Page, blocks: gr.Blocks) -> None:
             with gr.Tab("Models", id="models"):
                 models = build_models_tab(page, bar)
             with gr.Tab("Parameters", id="parameters"):
-                build_parameters_tab(page, bar)
-    _wire_changes(page, blocks, bar, models)
+                parameters = build_parameters_tab(page, bar)
+    _wire_changes(page, blocks, bar, models, parameters)
 
 
-def _wire_changes(page: Page, blocks: gr.Blocks, bar: ModelBar, models: ModelsTab) -> None:
+def _wire_changes(page: Page, blocks: gr.Blocks, bar: ModelBar, models: ModelsTab, parameters: ParametersTab) -> None:
     """Let every open page see what another one changed: each asks now and then, and mostly hears that nothing did."""
     seen = gr.State(-1)
-    outputs = [*bar.parts, models.parts.list, models.parts.card, models.parts.actions, models.parts.found, seen]
+    outputs = [
+        *bar.parts,
+        models.parts.list,
+        models.parts.card,
+        models.parts.actions,
+        models.parts.found,
+        seen,
+        parameters.loaded,
+    ]
 
     @page.access.handler("owner")
     def look(values: Updates, request: gr.Request) -> Updates:
         status = page.forge.status
         if status.version == values[seen]:
             return {bar.parts.status: bar.status_html() if status.state == "loading" else gr.skip()}
-        return bar.view() | models.view(values[bar.parts.select]) | {seen: status.version}
+        return (
+            bar.view()
+            | models.view(values[bar.parts.select])
+            | {
+                seen: status.version,
+                parameters.loaded: (status.model, status.context_window) if status.model else None,
+            }
+        )
 
     gr.Timer(POLL_SECONDS).tick(look, {seen, bar.parts.select}, outputs, **at_once())
     blocks.load(look, {seen, bar.parts.select}, outputs, **at_once())

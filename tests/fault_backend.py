@@ -21,7 +21,7 @@ from llamaforge.types import Chunk, FinishReason, Usage
 PLACE = "fault_backend:FaultBackend"
 ENDLESS = 100_000  # words; more than any test waits for
 BIG = 10_000_000
-NOISE = b'{"id": 1, "chunk": {"text": "a word of the noise"}}\n' * 100
+NOISE = b"".join(b'{"id": %d, "chunk": {"text": "noise"}}\n' % number for number in range(20)) + b"no line\n"
 
 Mode = Literal[
     "ok",
@@ -123,7 +123,8 @@ class FaultBackend(BaseBackend):
 
     def _silent(self) -> Iterator[Any]:
         self._stopped.wait()
-        yield Chunk(finish_reason="cancelled")
+        return
+        yield
 
     def _raise_at(self) -> Iterator[Any]:
         raise ValueError("the weights melted")
@@ -185,7 +186,7 @@ class FaultBackend(BaseBackend):
         for _ in range(50):
             os.write(1, NOISE)
             os.write(2, b"no line end " * 1000)
-            print("printed", end="")
+            print("printed", end="", flush=True)
         yield "quiet"
 
     def _asks(self) -> Iterator[Any]:

@@ -11,7 +11,7 @@ import pytest
 from scripted import until
 from worker_kit import LONG, SOON, ask, begun, is_well, isolated, result_of, seconds, worker_of, workers
 
-from llamaforge import Busy, Generation, LlamaForge
+from llamaforge import Busy, Chunk, Generation, LlamaForge
 
 IDLE = 2.0  # seconds from Stop until an engine that heeds it is idle
 MANY = 20
@@ -48,6 +48,7 @@ def test_an_engine_that_ignores_stop_is_killed_and_comes_back(far: LlamaForge, m
     answer = begun(ask(far, mode))
     answer.stop()
     assert result_of(answer, SOON).finish_reason == "cancelled" and answer.text.startswith("0 1 2 ")
+    until(lambda: [new for new in workers() if new != worker])  # without any message
     assert is_well(far) and worker_of(far) != worker
 
 
@@ -75,6 +76,17 @@ def test_stop_at_once_leaves_no_word(far: LlamaForge, mode: str) -> None:
         answer.stop()
         assert result_of(answer, SOON).finish_reason == "cancelled" and answer.text == ""
     assert is_well(far)
+
+
+def test_a_stop_before_the_engine_is_asked_asks_nothing_of_it(far: LlamaForge) -> None:
+    backend, worker = far._engine.backend, worker_of(far)  # type: ignore[union-attr]
+    for _ in range(3):
+        stream = iter(backend.generate_stream("hi", {"mode": "hang"}))
+        backend.stop()
+        assert next(stream) == Chunk()  # told for the answer before, or for this one: who stops this tells again
+        backend.stop()
+        assert list(stream) == [Chunk(finish_reason="cancelled")]
+    assert is_well(far) and worker_of(far) == worker
 
 
 def test_stop_then_send_fifty_times_gives_no_word_of_the_old_answer(far: LlamaForge) -> None:

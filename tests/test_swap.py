@@ -15,7 +15,7 @@ import pytest
 from scripted import until
 from worker_kit import SOON, ask, begun, is_well, isolated, result_of, seconds, worker_of, workers
 
-from llamaforge import LlamaForge, LlamaForgeError, LoadSuperseded, ModelError, ParameterError
+from llamaforge import LlamaForge, LlamaForgeError, LoadSuperseded, ModelError, ParameterError, worker_backend
 
 MB = 2**20
 
@@ -94,6 +94,22 @@ def test_a_newer_load_gives_up_an_older_one(far: LlamaForge) -> None:
     assert seconds(lambda: far.load_model("tiny")) < SOON
     assert isinstance(load.done(SOON), LoadSuperseded)
     assert (far.status.model, far.status.state) == ("tiny", "ready") and far.generate("hi").startswith("Hello!")
+
+
+def test_a_load_is_given_up_that_has_no_process_yet(far: LlamaForge, monkeypatch: pytest.MonkeyPatch) -> None:
+    about_to_start, may_start, child = threading.Event(), threading.Event(), worker_backend.Child
+
+    def late(place: str) -> worker_backend.Child:
+        about_to_start.set()
+        may_start.wait()
+        return child(place)
+
+    monkeypatch.setattr(worker_backend, "Child", late)
+    load = loading(far, "load_hang")
+    about_to_start.wait()
+    unload = Command(far, far.unload_model)
+    may_start.set()
+    assert isinstance(load.done(SOON), LoadSuperseded) and unload.done(SOON) is None
 
 
 def test_a_load_can_be_given_up_at_any_moment(far: LlamaForge) -> None:

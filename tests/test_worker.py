@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -164,7 +165,10 @@ def test_who_asks_a_question_in_a_worker_gets_no_answer_and_no_line(far: LlamaFo
 
 
 def test_a_crash_leaves_no_dump_of_the_memory(far: LlamaForge) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
     far.load_model("fault")
+    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
     assert result_of(ask(far, "core_limit", after=0)).text == "0"
 
 

@@ -46,9 +46,9 @@ def workers(pid: int | None = None) -> list[psutil.Process]:
 
 
 def worker_of(forge: LlamaForge) -> psutil.Process:
-    engine = forge._engine
-    assert engine is not None
-    return psutil.Process(engine.backend.pid)  # type: ignore[attr-defined]
+    pid = forge._engine.backend.pid  # type: ignore[union-attr, attr-defined]
+    assert pid is not None  # psutil would take that for this process
+    return psutil.Process(pid)
 
 
 def ask(forge: LlamaForge, mode: str = "ok", **parameters: Any) -> Generation:

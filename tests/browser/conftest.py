@@ -1,4 +1,4 @@
-"""One browser a session, one app a module, one visitor a test; a page that errs fails its test at the end."""
+"""One browser for these tests, one app a module, one visitor a test; a page that errs fails its test at the end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from page_kit import App, Watch, launch_browser, visit
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # Playwright keeps an event loop running, which other tests could not stand
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = launch_browser(playwright)
