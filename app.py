@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 PORT = 7860
 PORTS_TRIED = 20
+CLOSING_SECONDS = 1.5
 
 
 def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -65,7 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
     end.wait()
     print("Stopping …", flush=True)
     forge.unload_model()
-    blocks.close(verbose=False)
+    # An open page holds its connection; nobody waits for it longer than this.
+    closing = threading.Thread(target=blocks.close, kwargs={"verbose": False}, daemon=True)
+    closing.start()
+    closing.join(CLOSING_SECONDS)
     print("Stopped.", flush=True)
     return 0
 
