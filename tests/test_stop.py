@@ -8,10 +8,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from scripted import until
+from scripted import ScriptedBackend, until
 from worker_kit import LONG, SOON, ask, begun, is_well, isolated, result_of, seconds, worker_of, workers
 
-from llamaforge import Busy, Chunk, Generation, LlamaForge
+from llamaforge import Busy, Chunk, Generation, LlamaForge, worker_backend
+from llamaforge.engine import Engine
 
 IDLE = 2.0  # seconds from Stop until an engine that heeds it is idle
 MANY = 20
@@ -43,13 +44,16 @@ def test_an_engine_that_heeds_stop_is_idle_soon_and_stays(far: LlamaForge, mode:
 
 
 @pytest.mark.parametrize("mode", ["ignore_stop", "hang"])
-def test_an_engine_that_ignores_stop_is_killed_and_comes_back(far: LlamaForge, mode: str) -> None:
-    worker = worker_of(far)
+def test_an_engine_that_ignores_stop_is_killed_and_comes_back(
+    far: LlamaForge, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, child, worker = [], worker_backend.Child, worker_of(far)
+    monkeypatch.setattr(worker_backend, "Child", lambda place: started.append(place) or child(place))
     answer = begun(ask(far, mode))
     answer.stop()
     assert result_of(answer, SOON).finish_reason == "cancelled" and answer.text.startswith("0 1 2 ")
-    until(lambda: [new for new in workers() if new != worker])  # without any message
-    assert is_well(far) and worker_of(far) != worker
+    until(lambda: started)  # without any message
+    assert is_well(far) and worker_of(far) != worker and len(started) == 1
 
 
 def test_stop_ends_a_frozen_worker_without_the_ten_seconds(far: LlamaForge) -> None:
@@ -147,6 +151,27 @@ def test_a_hung_model_is_unloaded_without_being_loaded_again(far: LlamaForge) ->
     answer.stop()
     assert seconds(far.unload_model) < 3.0
     assert not workers()
+
+
+def test_a_model_that_is_being_mended_is_told_to_stop_until_it_hears() -> None:
+    mending, told, heard = threading.Event(), threading.Event(), threading.Event()
+
+    class Mending(ScriptedBackend):
+        def stop(self) -> None:
+            told.set()
+
+        def recover(self) -> None:
+            mending.set()
+            assert told.wait(SOON)
+            told.clear()  # as one does that begins just after it was told
+            if told.wait(SOON):
+                heard.set()
+
+    engine = Engine(Mending())
+    engine.submit(lambda: ())
+    assert mending.wait(SOON)
+    engine.close()
+    assert heard.is_set()
 
 
 def test_a_flood_fills_no_memory_but_its_own_text(far: LlamaForge) -> None:

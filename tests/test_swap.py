@@ -107,7 +107,9 @@ def test_a_load_is_given_up_that_has_no_process_yet(far: LlamaForge, monkeypatch
     monkeypatch.setattr(worker_backend, "Child", late)
     load = loading(far, "load_hang")
     about_to_start.wait()
+    backend = far._loading
     unload = Command(far, far.unload_model)
+    until(lambda: backend._stopped_at)  # type: ignore[union-attr]
     may_start.set()
     assert isinstance(load.done(SOON), LoadSuperseded) and unload.done(SOON) is None
 
