@@ -171,6 +171,8 @@ class LlamaForge:
             self._require_newest(command, name)
             try:
                 model = self.model(name)
+                if model.problem is not None:
+                    raise model.problem
                 backend = self._backend(model.backend)
                 warning = self._check(model, backend, parameters or {})
             # A custom backend may raise anything, here and below.

@@ -33,7 +33,7 @@ def launch_options(host: str, port: int, *, share: bool) -> dict[str, Any]:
         "run_history": False,
         "ssr_mode": False,
         "pwa": False,
-        "num_workers": 1,
+        "num_workers": 0,  # a forked server would outlive a killed app, and takes uploads on a port of its own
         "strict_cors": True,
         "state_session_capacity": 1000,
         "footer_links": [],
