@@ -25,9 +25,10 @@ from .errors import (
     OutOfMemory,
     ParameterError,
 )
-from .forge import LlamaForge, Setting, Status
+from .forge import LlamaForge, Status
 from .generation import Generation
 from .memory import format_bytes
+from .precedence import Setting
 from .text_stream import clean_text
 from .types import Chunk, MemoryNeed, Message, ModelCard, Result, Usage
 

@@ -7,18 +7,19 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from .backends import backend_place, get_backend
 from .backends.base import BaseBackend, plain_prompt
-from .backends.parameters import describe, unknown_name, validate
+from .backends.parameters import unknown_name
 from .config import Config, Model
 from .engine import Engine
 from .errors import EmptyPrompt, GenerationError, LlamaForgeError, LoadSuperseded, ModelError, NoModelLoaded
 from .generation import Generation
 from .memory import find_gpus, format_bytes, measure, verdict
+from .precedence import Setting, effective, load_settings, settings_of
 from .text_stream import as_chunks, clean_text, or_whole, split_reasoning
 from .types import MemoryNeed, Message, ModelCard, Role
 
@@ -44,15 +45,6 @@ class Status:
     version: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """The value of a parameter and where it comes from ("this chat", "tiny.yaml line 4", "default")."""
-
-    value: Any
-    origin: str
-    is_set: bool = field(default=True)
-
-
 class LlamaForge:
     """Every model behind one API; one of them is loaded at a time.
 
@@ -69,6 +61,7 @@ class LlamaForge:
         self._engine: Engine | None = None
         self._loaded: Model | None = None
         self._given: dict[str, Any] = {}  # what the load was called with, over the model's file
+        self._loaded_by: tuple[Any, ...] = ()  # everything that made the loaded model what it is
         self._close: weakref.finalize[..., Any] | None = None
         self._status = Status()
         self._state = threading.Lock()  # held for moments: guards status, engine and the last command
@@ -126,18 +119,11 @@ class LlamaForge:
         The call wins over the model's file, that over settings.yaml, that over the model's and the engine's default.
         """
         model = self.model(name)
-        infos = describe(get_backend(model.backend).Parameters)
         try:
             defaults = self.card(name).defaults
         except LlamaForgeError:
             defaults = {}  # the file is gone or broken; loading it will say so
-        settings = {info.name: Setting(info.default, "default", is_set=False) for info in infos.values()}
-        settings |= {key: Setting(value, "the model", is_set=False) for key, value in defaults.items() if key in infos}
-        shared = {key: value for key, value in self.config.settings.parameters.items() if key in infos}
-        settings |= {key: Setting(value, "settings.yaml") for key, value in shared.items()}
-        settings |= {key: Setting(value, model.origin(key)) for key, value in model.parameters.items()}
-        settings |= {key: Setting(value, "this chat") for key, value in (call or {}).items() if value is not None}
-        return settings
+        return settings_of(model, self.config.settings, defaults, call or {})
 
     # The loaded model
 
@@ -145,6 +131,22 @@ class LlamaForge:
     def status(self) -> Status:
         """What is loaded now."""
         return self._status
+
+    @property
+    def settings_changed(self) -> bool:
+        """Whether the loaded model would be loaded differently by now, as its file or settings.yaml changed."""
+        with self._state:
+            model, given, loaded = self._loaded, self._given, self._loaded_by
+        now = self.config.models.get(model.name) if model is not None else None
+        if now is None or now.problem is not None:
+            return False
+        return load_settings(now, self.config.settings, given) != loaded
+
+    @property
+    def load_progress(self) -> float | None:
+        """The share of the running load that is done, 0 to 1; None where none runs or nobody can tell."""
+        loading = self._loading
+        return loading.load_progress() if loading is not None else None
 
     def check_model(self, name: str, parameters: Mapping[str, Any] | None = None) -> str | None:
         """Raise what would surely make loading fail; return a warning where memory is short, else None.
@@ -275,20 +277,12 @@ class LlamaForge:
         # What was saved since the load holds at once; a model that was renamed or broken meanwhile goes on as loaded.
         current = saved if saved.problem is None and saved.backend == model.backend else model
         merged = replace(current, parameters=current.parameters | self._given)
-        return engine, self._parameters(merged, parameters or {}, engine.backend.context_window)
-
-    def _parameters(self, model: Model, call: Mapping[str, Any], window: int | None = None) -> dict[str, Any]:
-        """Return what reaches the backend: the call over the model's file over settings.yaml, checked."""
-        schema = get_backend(model.backend).Parameters
-        shared = {key: value for key, value in self.config.settings.parameters.items() if key in schema.model_fields}
-        limits = {"max_tokens": window} if window else {}
-        validate(schema, call, limits=limits)
-        return validate(schema, {**shared, **model.parameters, **{k: v for k, v in call.items() if v is not None}})
+        return engine, effective(merged, self.config.settings, parameters or {}, engine.backend.context_window)
 
     def _check(self, model: Model, backend: BaseBackend, call: Mapping[str, Any]) -> str | None:
         if model.problem is not None:
             raise model.problem
-        path, parameters = self.config.model_path(model), self._parameters(model, call)
+        path, parameters = self.config.model_path(model), effective(model, self.config.settings, call)
         backend.check(path, parameters)
         need = backend.memory_needed(path, parameters)
         if need is None:
@@ -317,7 +311,8 @@ class LlamaForge:
         started = time.perf_counter()
         try:
             self._require_newest(command, model.name)
-            path, parameters = self.config.model_path(model), self._parameters(model, call)
+            path, parameters = self.config.model_path(model), effective(model, self.config.settings, call)
+            loaded_by = load_settings(model, self.config.settings, call)
             need = backend.memory_needed(path, parameters)
             backend.load_model(path, parameters)
             self._require_newest(command, model.name)
@@ -335,7 +330,7 @@ class LlamaForge:
             self._engine = engine = Engine(backend, longest_line=self._longest_line)
             # What was given for this load holds for its answers too.
             given = {key: value for key, value in call.items() if value is not None}
-            self._loaded, self._given = model, given
+            self._loaded, self._given, self._loaded_by = model, given, loaded_by
             self._need, self._opened_by = need, command
             # Ends the engine's thread and frees the model when the program ends or lets go of this object.
             self._close = weakref.finalize(self, engine.close)

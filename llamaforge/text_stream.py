@@ -110,14 +110,22 @@ def or_whole(stream: Iterable[str | Chunk], whole: Callable[[], str]) -> Iterato
     silent = True
     for piece in stream or ():
         silent = False
-        yield _text_or_chunk(piece)
+        yield checked_piece(piece)
     if silent:
-        yield _text_or_chunk(whole())
+        yield checked_piece(whole())
 
 
-def _text_or_chunk(piece: str | Chunk) -> str | Chunk:
+def checked_piece(piece: object) -> str | Chunk:
+    """Return what a backend gave if it is text or a Chunk of texts; a backend of a user's own may give anything.
+
+    Raises:
+        GenerationError: it is neither.
+    """
     if not isinstance(piece, (str, Chunk)):
         raise GenerationError(f"The backend gave {type(piece).__name__} where it must give str or Chunk.")
+    for text in (piece.text, piece.reasoning) if isinstance(piece, Chunk) else ():
+        if not isinstance(text, str):
+            raise GenerationError(f"The backend gave a Chunk with {type(text).__name__} where it must give str.")
     return piece
 
 

@@ -22,9 +22,10 @@ from typing import IO, Any
 
 from .backends.base import BaseBackend
 from .errors import GenerationError, LlamaForgeError, ModelError
+from .text_stream import checked_piece
 from .types import Chunk, Message
 
-BEAT = 1.0  # seconds between signs of life
+BEAT = 0.5  # seconds between signs of life
 FLUSH = 0.01  # text is sent every 10 ms: as fast as in-process, and unseen by a reader
 LONGEST_LINE = 64 * 2**20
 STREAMS = ("generate_stream", "chat_stream")
@@ -37,6 +38,7 @@ class Server:
         self._make = make
         self._in = lines_in
         self._out = lines_out
+        self._backend = BaseBackend()  # until the real one is imported
         self._calls: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._writing = threading.Lock()
         self._pending = threading.Lock()
@@ -73,8 +75,13 @@ class Server:
         while True:
             if os.getppid() != self._parent:
                 os._exit(0)  # the parent is gone, but a process that it forked holds the pipe open
-            self._write({"beat": 1})
+            self._write({"beat": 1, "load_progress": self._load_progress()})
             time.sleep(BEAT)
+
+    def _load_progress(self) -> float | None:
+        with suppress(Exception):  # a backend of a user's own may raise anything; the heart beats on
+            return self._backend.load_progress()
+        return None
 
     def _flush_often(self) -> None:
         while True:
@@ -106,10 +113,11 @@ class Server:
         value = getattr(self._backend, method)(*arguments)
         if method not in STREAMS:
             return value
-        for piece in value:
+        for given in value:
             if self._stop == request:
                 self._stop_backend()  # again: it may have been told before it began
-            self._send_chunk(request, _as_chunk(piece))
+            piece = checked_piece(given)
+            self._send_chunk(request, Chunk(piece) if isinstance(piece, str) else piece)
         return None
 
     def _send_chunk(self, request: int, chunk: Chunk) -> None:
@@ -141,16 +149,6 @@ class Server:
                 self._out.flush()
         except OSError:
             os._exit(0)  # the parent is gone
-
-
-def _as_chunk(piece: object) -> Chunk:
-    chunk = Chunk(text=piece) if isinstance(piece, str) else piece
-    if not isinstance(chunk, Chunk):
-        raise GenerationError(f"The backend gave {type(piece).__name__} where it must give str or Chunk.")
-    for text in (chunk.text, chunk.reasoning):
-        if not isinstance(text, str):
-            raise GenerationError(f"The backend gave a Chunk with {type(text).__name__} where it must give str.")
-    return chunk
 
 
 def _typed(call: str, error: BaseException) -> LlamaForgeError:

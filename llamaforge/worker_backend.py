@@ -130,6 +130,10 @@ class WorkerBackend(BaseBackend):
         except psutil.Error:
             return None
 
+    def load_progress(self) -> float | None:
+        child = self._child
+        return child.load_progress if child is not None else None
+
     def _load(self, path: str, parameters: dict[str, Any]) -> None:
         self._end_child()
         self._loading = True
@@ -263,6 +267,7 @@ class Child:
         self._inbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
+        self.load_progress: float | None = None
         self._heard = time.monotonic()
         self._requests = 0
         self._hung = False
@@ -347,7 +352,9 @@ class Child:
                 line = json.loads(raw)
             except ValueError:
                 break  # half a line of a dying child
-            if "beat" not in line:
+            if "beat" in line:
+                self.load_progress = line["load_progress"]
+            else:
                 self._inbox.put(line)
         self._inbox.put(None)
         self._outbox.put(None)

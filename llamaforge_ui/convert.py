@@ -103,11 +103,12 @@ def notice(text: str, kind: str = "problem") -> str:
     return f'<p class="lf-{kind}" role="{role}">{html.escape(text)}</p>' if text else ""
 
 
-def status_line(status: Status, elapsed: float, *, public: bool) -> str:
+def status_line(status: Status, elapsed: float, *, public: bool, progress: float | None = None) -> str:
     """Return the state of the model as HTML: a dot, a word, and facts."""
+    done = f" · {progress:.0%}" if progress is not None else ""
     texts = {
         "empty": "nothing loaded",
-        "loading": f"loading {status.model} · {elapsed:.0f} s",
+        "loading": f"loading {status.model}{done} · {elapsed:.0f} s",
         "unloading": "unloading",
         "ready": f"{status.model} ready",  # by name: what is chosen beside it may be another
     }

@@ -83,13 +83,16 @@ class ModelBar:
     def status_html(self) -> str:
         status = self.page.forge.status
         elapsed = time.time() - status.since if status.state == "loading" else 0.0
-        return status_line(status, elapsed, public=not self.page.access.local)
+        progress = self.page.forge.load_progress
+        return status_line(status, elapsed, public=not self.page.access.local, progress=progress)
 
     def _notices(self) -> str:
         status, settings = self.page.forge.status, self.page.forge.config.settings
         problem = str(settings.problem) if settings.problem else ""
         error = str(status.error) if status.error else ""
-        return notice(problem) + notice(error) + "".join(notice(text, "warning") for text in status.warnings)
+        changed = f"The settings of {status.model} have changed. Load it again to apply them."
+        hint = notice(changed if self.page.forge.settings_changed else "", "hint")
+        return notice(problem) + notice(error) + hint + "".join(notice(text, "warning") for text in status.warnings)
 
 
 def choices(page: Page) -> list[tuple[str, str]]:

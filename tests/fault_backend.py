@@ -68,6 +68,7 @@ class FaultBackend(BaseBackend):
 
     def __init__(self) -> None:
         self._loaded = False
+        self._progress: float | None = None
         self._stopped = threading.Event()
 
     def load_model(self, model_path: str, parameters: Mapping[str, Any] | None = None) -> None:
@@ -76,6 +77,7 @@ class FaultBackend(BaseBackend):
         if mode == "load_hang":
             wait_for_ever()
         elif mode == "load_slow":
+            self._progress = 0.42
             time.sleep(settings.get("load_seconds", 0))
         elif mode == "load_raise":
             raise ValueError("the weights are upside down")
@@ -85,6 +87,9 @@ class FaultBackend(BaseBackend):
             print("the last words of a loader", file=sys.stderr, flush=True)
             crash()
         self._loaded = True
+
+    def load_progress(self) -> float | None:
+        return self._progress
 
     def is_model_loaded(self) -> bool:
         return self._loaded

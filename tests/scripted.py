@@ -75,3 +75,10 @@ def run_python(script: str, *arguments: object, folder: Path | None = None) -> s
     command = [sys.executable, "-c", script, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+def claim_version(site: Path, package: str, version: str) -> None:
+    """Let a folder of packages say that one of them is installed in some version."""
+    info = site / f"{package.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n", "utf-8")

@@ -169,6 +169,10 @@ def test_the_owner_sees_what_is_loaded_and_how(status: Status, text: str) -> Non
     assert text in status_line(status, 7.4, public=False)
 
 
+def test_a_load_tells_how_far_it_is_where_the_engine_tells() -> None:
+    assert "loading big · 42% · 7 s" in status_line(Status("loading", "big"), 7.4, public=False, progress=0.42)
+
+
 def test_guests_see_no_facts_about_the_machine() -> None:
     line = status_line(Status("ready", "big", summary=("4.1 GB", "32 of 32 layers on GPU")), 0, public=True)
     assert "ready" in line

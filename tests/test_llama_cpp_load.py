@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,35 @@ from typing import Any
 import llama_cpp
 import psutil
 import pytest
-from scripted import run_python
+from scripted import claim_version, run_python
 from tiny_gguf import DEFAULT_ANSWER, damaged_variants
 from tiny_gguf import write_tiny_gguf as write
 
-from llamaforge import LlamaForge, ModelError, ModelFileError, OutOfMemory, ParameterError
+from llamaforge import BackendMissing, LlamaForge, ModelError, ModelFileError, OutOfMemory, ParameterError
 from llamaforge import forge as forge_module
-from llamaforge.backends import llama_cpp as backend_module
+from llamaforge.backends import llama_cpp_fit as fit_module
 from llamaforge.backends.llama_cpp import LlamaCppBackend
 from llamaforge.memory import HEADROOM, Memory
 
 Load = Callable[..., LlamaForge]
+
+
+class Watched(LlamaCppBackend):
+    """Notes how far each load has come; one may be stopped at its first sign of life."""
+
+    def __init__(self, *, stop: bool = False) -> None:
+        super().__init__()
+        self.seen: list[float | None] = []
+        self.stop_at_once = stop
+
+    def _loaded_so_far(self, share: float) -> bool:
+        if self.stop_at_once:
+            self.stop()
+        goes_on = super()._loaded_so_far(share)
+        self.seen.append(self.load_progress())
+        return goes_on
+
+
 Forge = Callable[..., LlamaForge]
 
 SMALL_MACHINE = Memory(ram_total=2 * 10**9, ram_free=10**9)
@@ -161,7 +180,7 @@ def test_where_memory_is_short_the_window_is_shorter(monkeypatch: pytest.MonkeyP
     whole = backend.memory_needed(path, {"n_ctx": 8192}).total + HEADROOM
     windows = []
     for free in (whole, whole - 1, HEADROOM):
-        monkeypatch.setattr(backend_module, "measure", lambda gpus, free=free: Memory(10**12, free))
+        monkeypatch.setattr(fit_module, "measure", lambda gpus, free=free: Memory(10**12, free))
         windows.append(backend.memory_needed(path, {}))
     asked = [backend.memory_needed(path, {"n_ctx": n_ctx}) for n_ctx in (8192, 4096, 2048)]
     assert windows == asked
@@ -324,3 +343,45 @@ def test_loading_again_and_again_does_not_leak(load: Load, slow_gguf: Path) -> N
         forge.load_model("model", {"n_ctx": 512, "use_mmap": False})
         sizes.append(process.memory_info().rss)
     assert sizes[-1] - sizes[1] < slow_gguf.stat().st_size
+
+
+def test_a_load_tells_its_progress_from_nothing_to_all(tiny_gguf: Path) -> None:
+    backend = Watched()
+    backend.load_model(str(tiny_gguf), {"n_threads": 1})
+    assert backend.seen == sorted(backend.seen) and backend.seen[-1] == 1.0  # type: ignore[type-var]
+    assert backend.load_progress() is None and backend.is_model_loaded()
+    backend.unload_model()
+
+
+def test_a_load_in_this_process_can_be_given_up_and_tried_again(tiny_gguf: Path) -> None:
+    backend = Watched(stop=True)
+    with pytest.raises(ModelError, match="Loading was given up."):
+        backend.load_model(str(tiny_gguf), {"n_threads": 1})
+    assert not backend.is_model_loaded()
+    backend.stop_at_once = False
+    backend.load_model(str(tiny_gguf), {"n_threads": 1})
+    assert backend.generate("hi") is not None
+    backend.unload_model()
+
+
+def test_a_gpu_that_this_build_cannot_use_is_told_with_the_install_line(
+    load: Load, tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho 'Forge RTX 9000, 24576, 20000'\n", "utf-8")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
+    if llama_cpp.llama_supports_gpu_offload():
+        pytest.fail("this build can use a GPU, so there is nothing to advise")
+    (advice,) = load(tiny_gguf).status.warnings
+    assert "Forge RTX 9000" in advice and 'CMAKE_ARGS="-DGGML_CUDA=on" pip install' in advice
+
+
+def test_a_llama_cpp_python_that_is_too_old_is_told_with_the_install_line(
+    forge: Forge, tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim_version(tmp_path / "site", "llama-cpp-python", "0.2.90")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    with pytest.raises(BackendMissing, match=r"0\.2\.90 is too old. Update it: pip install"):
+        forge(model=tiny_gguf).load_model("model")

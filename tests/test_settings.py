@@ -62,6 +62,35 @@ def test_what_was_given_for_a_load_holds_for_its_answers_and_no_longer(forge: Fo
     assert loaded.model("a").parameters == {"max_tokens": 2}
 
 
+def test_what_would_load_differently_by_now_is_known(forge: Forge, tmp_path: Path) -> None:
+    made = forge()
+    made.add_model("echo", "here", "echo")
+    made.config.save()
+    file = tmp_path / "configs" / "models" / "echo.yaml"
+    made.load_model("echo")
+    assert not made.settings_changed
+    file.write_text("backend: echo\npath: here\nparameters:\n  max_tokens: 3\n", "utf-8")
+    made.config.reload()
+    assert not made.settings_changed, "a parameter of the next answer needs no load"
+    file.write_text("backend: echo\npath: elsewhere\n", "utf-8")
+    made.config.reload()
+    assert made.settings_changed
+    made.load_model("echo")
+    assert not made.settings_changed
+
+
+def test_a_load_parameter_that_was_changed_needs_a_load(forge: Forge, tiny_gguf: Path) -> None:
+    made = forge(model=tiny_gguf)
+    made.config.save()
+    made.load_model("model", {"n_ctx": 512})
+    made.config.save_parameters("model", {"temperature": 0.1, "n_ctx": 512})
+    assert not made.settings_changed
+    made.config.save_parameters("model", {"n_batch": 64})
+    assert made.settings_changed
+    made.unload_model()
+    assert not made.settings_changed
+
+
 def test_a_models_card_tells_of_it_without_loading(forge: Forge, tiny_gguf: Path) -> None:
     card = forge(tiny=tiny_gguf).card("tiny")
     assert (card.facts["Name"], card.facts["Layers"]) == ("Tiny test model", "2")

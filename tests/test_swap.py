@@ -81,6 +81,15 @@ def test_unload_gives_up_a_load(far: LlamaForge, mode: str) -> None:
     assert (far.status.state, far.status.error, workers()) == ("empty", None, [])
 
 
+def test_a_running_load_tells_how_far_it_is(far: LlamaForge) -> None:
+    assert far.load_progress is None
+    load = loading(far, "load_slow")
+    until(lambda: far.load_progress == 0.42)
+    far.unload_model()
+    load.done(SOON)
+    assert far.load_progress is None
+
+
 def test_unload_gives_up_the_load_of_a_frozen_worker(far: LlamaForge) -> None:
     load = loading(far, "load_hang")
     until(workers)

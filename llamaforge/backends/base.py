@@ -1,7 +1,7 @@
 """What every backend is: four methods are enough, the rest has defaults.
 
 A backend knows its engine and its files. It knows no config, no page and no other backend. Its methods are called
-from one thread at a time, except `stop`, which may come from any.
+from one thread at a time, except `stop` and `load_progress`, which may come from any.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ class BaseBackend:
     def generate_stream(self, prompt: str, parameters: Mapping[str, Any] | None = None) -> Iterator[str | Chunk]:
         """Yield the continuation of a prompt piece by piece."""
         raise NotImplementedError(f"{type(self).__name__} has no generate_stream().")
+
+    def load_progress(self) -> float | None:
+        """Return the share of a running load that is done, 0 to 1; None where nobody can tell. For any thread."""
+        return None
 
     def is_model_loaded(self) -> bool:
         """Tell whether load_model has succeeded and unload_model has not been called since."""

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..chat_template import ChatTemplate, Segment
-from ..errors import ContextOverflow, EmptyPrompt, GenerationError, ModelError, ParameterError
+from ..errors import BackendMissing, ContextOverflow, EmptyPrompt, GenerationError, ModelError, ParameterError
 from ..gguf_file import GGUFHeader, read_header, require_chat_model
-from ..memory import HEADROOM, find_gpus, format_bytes, measure, physical_cores
+from ..memory import find_gpus, format_bytes
+from ..packages import outdated
 from ..text_stream import THINK_OPEN
 from ..types import Chunk, FinishReason, MemoryNeed, Message, ModelCard, Usage
 from .base import BaseBackend, plain_prompt
+from .llama_cpp_fit import DEFAULT_N_BATCH, DEFAULT_N_CTX, context_window, gpu_layers, llama_arguments, memory_need
 from .llama_cpp_native import (
     Decoder,
     abort_when_set,
@@ -43,11 +45,6 @@ from .parameters import SamplingParameters, load, validate
 
 if TYPE_CHECKING:
     from llama_cpp import Llama
-
-DEFAULT_N_CTX = 8192  # longer windows cost memory that most chats never use
-DEFAULT_N_BATCH = 512  # llama.cpp's own n_batch
-SMALLEST_N_CTX = 2048  # below this a chat is no use: rather say that it does not fit
-F32, F16 = 0, 1  # ggml type ids of the KV cache
 
 
 class LlamaCppParameters(SamplingParameters):
@@ -88,11 +85,14 @@ class LlamaCppBackend(BaseBackend):
         self._header: GGUFHeader | None = None
         self._template: ChatTemplate | None = None
         self._gpu_layers = 0
-        self._abort = ctypes.create_string_buffer(2)  # a non-zero first byte stops even a long prompt
+        self._abort = ctypes.create_string_buffer(2)  # a non-zero first byte stops a load and even a long prompt
+        self._load_progress: float | None = None
 
     def check(self, path: str, parameters: Mapping[str, Any]) -> None:
         if importlib.util.find_spec("llama_cpp") is None:
             raise missing()
+        if sentence := outdated("llama-cpp-python"):
+            raise BackendMissing(sentence)
         header = _header(path)
         require_chat_model(header)
         require_loadable(header)
@@ -117,10 +117,11 @@ class LlamaCppBackend(BaseBackend):
 
     def memory_needed(self, path: str, parameters: Mapping[str, Any]) -> MemoryNeed:
         header = _header(path)
-        return _need(header, _context_window(header, parameters), parameters)
+        return memory_need(header, context_window(header, parameters), parameters)
 
     def load_model(self, model_path: str, parameters: Mapping[str, Any] | None = None) -> None:
         self.unload_model()
+        self._abort.value = b""
         settings = dict(parameters or {})
         path = _file(model_path)
         header = _header(model_path)
@@ -129,17 +130,29 @@ class LlamaCppBackend(BaseBackend):
         import_llama_cpp()
         log = engine_log().lines
         log.clear()
-        window = _context_window(header, settings)
-        layers = _gpu_layers(header, settings, window)
+        window = context_window(header, settings)
+        layers = gpu_layers(header, settings, window)
         try:
-            self._llama = _open(path, layers, window, settings)
+            self._llama = llama_class(self._loaded_so_far)(**llama_arguments(path, layers, window, settings))
         except (ValueError, RuntimeError, OSError) as error:
             traceback.clear_frames(error.__traceback__)  # they hold what was loaded before it failed
+            if self._abort.value:
+                raise ModelError("Loading was given up.") from error
             raise load_error(path, log, error) from error
+        finally:
+            self._load_progress = None
         self._header = header
         self._gpu_layers = layers
         self.context_window = min(window, self._llama.n_ctx())
         abort_when_set(self._llama, self._abort)
+
+    def load_progress(self) -> float | None:
+        return self._load_progress
+
+    def _loaded_so_far(self, share: float) -> bool:
+        """Note how far llama.cpp has come with a load; False gives it up."""
+        self._load_progress = share
+        return not self._abort.value
 
     def is_model_loaded(self) -> bool:
         return self._llama is not None
@@ -318,43 +331,6 @@ def _header_once(file: Path, modified: int, size: int) -> GGUFHeader:
     return read_header(file)
 
 
-def _open(path: Path, layers: int, window: int, settings: Mapping[str, Any]) -> Llama:
-    threads = settings.get("n_threads") or max(1, physical_cores() - 1)
-    cache_type = F32 if settings.get("f16_kv") is False else F16
-    llama: Llama = llama_class()(
-        model_path=str(path),
-        n_gpu_layers=layers,
-        n_ctx=_rounded(window),
-        n_batch=min(settings.get("n_batch") or DEFAULT_N_BATCH, window),
-        n_threads=threads,
-        n_threads_batch=threads,
-        flash_attn=bool(settings.get("flash_attn")),
-        use_mmap=settings.get("use_mmap") is not False,
-        use_mlock=bool(settings.get("use_mlock")),
-        type_k=cache_type,
-        type_v=cache_type,
-        verbose=False,
-    )
-    return llama
-
-
-def _context_window(header: GGUFHeader, settings: Mapping[str, Any]) -> int:
-    """Return the tokens that prompt and answer share: n_ctx as asked for, else what fits."""
-    if settings.get("n_ctx"):
-        return int(settings["n_ctx"])
-    window = min(header.n_ctx_train or DEFAULT_N_CTX, DEFAULT_N_CTX)
-    memory = measure(find_gpus())
-    free = memory.ram_free + memory.vram_free - HEADROOM
-    while window > SMALLEST_N_CTX and _need(header, window, settings).total > free:
-        window = max(SMALLEST_N_CTX, window // 2)
-    return window
-
-
-def _rounded(window: int) -> int:
-    """llama.cpp allots multiples of 256, and llama-cpp-python's own arrays must not be shorter."""
-    return -(-window // 256) * 256
-
-
 def _recommended(header: GGUFHeader) -> dict[str, Any]:
     """Return the file's own sampling settings as far as they make sense: a file may claim anything."""
     found: dict[str, Any] = {}
@@ -362,34 +338,6 @@ def _recommended(header: GGUFHeader) -> dict[str, Any]:
         with contextlib.suppress(ParameterError):
             found |= validate(LlamaCppParameters, {name: value})
     return found
-
-
-def _need(header: GGUFHeader, window: int, settings: Mapping[str, Any]) -> MemoryNeed:
-    window = _rounded(window)
-    element = 4 if settings.get("f16_kv") is False else 2
-    batch = min(settings.get("n_batch") or DEFAULT_N_BATCH, DEFAULT_N_BATCH)  # llama.cpp computes 512 rows at a time
-    # What one batch needs beside the weights, all in f32: logits, a few activations, and without flash
-    # attention the scores of every head against the whole window.
-    columns = header.n_vocab + 8 * header.n_embd + (0 if settings.get("flash_attn") else header.n_head * window)
-    return MemoryNeed(
-        weights=header.file_size, kv_cache=header.kv_cache_bytes(window, element), compute=batch * columns * 4
-    )
-
-
-def _gpu_layers(header: GGUFHeader, settings: Mapping[str, Any], window: int) -> int:
-    """Return how many layers go to the GPU: those asked for, else as many as its free memory holds."""
-    if not supports_gpu(import_llama_cpp()):
-        return 0
-    everything = header.n_layers + 1  # llama.cpp counts the output matrix as one more layer
-    asked = settings.get("n_gpu_layers", -1)
-    if asked >= 0:
-        return everything if asked >= header.n_layers else asked
-    memory = measure(find_gpus())
-    if not memory.vram_total:  # Metal shares the RAM; other cards do not tell
-        return everything
-    need = _need(header, window, settings)
-    free = memory.vram_free - HEADROOM - need.compute
-    return max(0, min(everything, int(free * everything / (need.weights + need.kv_cache))))
 
 
 def _count(number: int) -> str:

@@ -6,7 +6,7 @@ import codecs
 import ctypes
 import functools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,12 +42,26 @@ def import_llama_cpp() -> Any:
     return llama_cpp
 
 
-@functools.cache
-def llama_class() -> type[Llama]:
-    """Return llama-cpp-python's class without its chat templates: it would compile them, and fail at a wrong one."""
+def llama_class(on_progress: Callable[[float], bool]) -> type[Llama]:
+    """Return llama-cpp-python's class without its chat templates: it would compile them, and fail at a wrong one.
+
+    Args:
+        on_progress: called with the share of the file that is loaded (llama_model_params.progress_callback); the
+            load is given up where it returns False.
+    """
     import llama_cpp
 
     class PlainLlama(llama_cpp.Llama):  # type: ignore[misc]
+        @property
+        def model_params(self) -> Any:
+            return self._model_params
+
+        @model_params.setter
+        def model_params(self, params: Any) -> None:
+            self._on_progress = llama_cpp.llama_cpp.llama_progress_callback(lambda share, _data: on_progress(share))
+            params.progress_callback = self._on_progress
+            self._model_params = params
+
         @property
         def metadata(self) -> dict[str, str]:
             return self._metadata
