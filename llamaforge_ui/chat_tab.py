@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import gradio as gr
 from gradio.events import api
 
+import gradio as gr
 from llamaforge import EmptyPrompt, Generation, GenerationError, LlamaForgeError, NoModelLoaded, clean_text
 
 from .conversation import AnswerRunning, Conversation, Start
@@ -57,18 +57,35 @@ class ChatTab:
     def settled(self, conversation: Conversation, **changes: Any) -> Updates:
         """Return the tab as the conversation is now; `changes` name parts and their values."""
         parts = self.parts
-        writing = conversation.running is not None
-        there = bool(conversation.turns)
-        return {
+        shown = {
             parts.turns: chatbot_value(conversation, without_running=True),
             parts.live: "",
             parts.live_status: "",
             parts.notice: "",
+        }
+        return shown | self.buttons(conversation) | {getattr(parts, name): value for name, value in changes.items()}
+
+    def buttons(self, conversation: Conversation) -> Updates:
+        """Return which buttons may be pressed now.
+
+        Everything that is drawn in the course of an answer holds them: Gradio's client turns one update into the next
+        in place, and so an update that lacks them takes them out of the one before, if that is not drawn yet.
+        """
+        parts = self.parts
+        writing = conversation.running is not None
+        there = bool(conversation.turns)
+        return {
             parts.send: gr.update(visible=not writing),
             parts.stop: gr.update(visible=writing),
             parts.regenerate: gr.update(interactive=there and not writing),
             parts.undo: gr.update(interactive=there and not writing),
-        } | {getattr(parts, name): value for name, value in changes.items()}
+        }
+
+    def labels(self) -> Updates:
+        """Return what the buttons say already: the last thing that a handler yields is sent once more at its end,
+        when the next answer may have begun and Stop must stay."""
+        parts = self.parts
+        return {button: button.value for button in (parts.send, parts.stop, parts.regenerate, parts.undo)}
 
     async def answer(
         self, conversation: Conversation, begin: Callable[[], Generation | None], **changes: Any
@@ -77,25 +94,25 @@ class ChatTab:
         try:
             generation = begin()
         except AnswerRunning:
-            # A second click on Send. A handler that yields nothing would empty all of its outputs.
-            yield {self.parts.notice: gr.skip()}
-            return
+            pass  # a second click on Send
         except LlamaForgeError as error:
             yield self.settled(conversation) | self.problem(error)
-            return
-        if generation is None:
-            yield self.settled(conversation)
-            return
-        async for updates in self.follow(conversation, generation, **changes):
-            yield updates
+        else:
+            async for updates in self.follow(conversation, generation, **changes):
+                yield updates
+        yield self.labels()
 
     async def follow(
-        self, conversation: Conversation, generation: Generation, **changes: Any
+        self, conversation: Conversation, generation: Generation | None, **changes: Any
     ) -> AsyncIterator[Updates]:
-        """Draw an answer from its beginning to its end."""
+        """Draw the conversation, and an answer from its beginning to its end."""
         yield self.settled(conversation, **changes)
+        if generation is None:
+            return
+        buttons = self.buttons(conversation)
         async for frame in frames(self.page.forge, generation):
-            yield {self.parts.live: _live_text(frame), self.parts.live_status: _live_status(frame)}
+            live = {self.parts.live: _live_text(frame), self.parts.live_status: _live_status(frame)}
+            yield live | buttons
         result = generation.result
         error = problem_of(result.error if result else None)
         unanswered = conversation.forget_failed()
@@ -275,12 +292,10 @@ def _wire_visit(tab: ChatTab, blocks: gr.Blocks) -> None:
     async def arrive(key: str, request: gr.Request) -> AsyncIterator[Updates]:
         """A page was opened or reloaded: show what this tab's conversation holds."""
         conversation = page.conversations.attach(request.session_hash or "", str(key))
-        running = conversation.running
-        if running is None:
-            yield tab.settled(conversation, system_prompt=conversation.system_prompt)
-            return
-        async for updates in tab.follow(conversation, running, system_prompt=conversation.system_prompt):
+        system_prompt = conversation.system_prompt
+        async for updates in tab.follow(conversation, conversation.running, system_prompt=system_prompt):
             yield updates
+        yield tab.labels()
 
     @page.access.handler("guest")
     def leave(request: gr.Request) -> None:

@@ -37,10 +37,10 @@ class ModelsParts(NamedTuple):
     card: gr.HTML
     actions: gr.Row
     notice: gr.HTML
-    editor: gr.Group
+    editor: gr.Column
     text: gr.Code
     overwrite: gr.Button
-    confirm: gr.Group
+    confirm: gr.Column
     question: gr.HTML
     found: gr.Dropdown
     name: gr.Textbox
@@ -129,12 +129,12 @@ def _components() -> tuple[ModelsParts, Actions]:
         edit = gr.Button("Edit", elem_id="edit-model", size="sm", scale=0, min_width=96)
         duplicate = gr.Button("Duplicate", elem_id="duplicate-model", size="sm", scale=0, min_width=96)
         remove = gr.Button("Remove", elem_id="remove-model", size="sm", scale=0, min_width=96)
-    with gr.Group(visible=False, elem_id="confirm-remove") as confirm:
+    with gr.Column(visible=False, elem_id="confirm-remove") as confirm:
         question = gr.HTML(padding=True)
         with gr.Row():
             yes = gr.Button("Remove", variant="stop", elem_id="confirm-remove-yes", size="sm")
             no = gr.Button("Keep", elem_id="confirm-remove-no", size="sm")
-    with gr.Group(visible=False, elem_id="model-editor") as editor:
+    with gr.Column(visible=False, elem_id="model-editor") as editor:
         text = gr.Code(language="yaml", label="The model's file", elem_id="model-text", interactive=True)
         with gr.Row():
             save = gr.Button("Save", variant="primary", elem_id="save-model", size="sm", min_width=80)

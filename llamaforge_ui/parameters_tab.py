@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-
-from llamaforge import LlamaForgeError, ParameterInfo, Setting, describe, get_backend, validate
+from llamaforge import LlamaForgeError, ModelCard, ParameterInfo, Setting, describe, get_backend, validate
 
 from .convert import notice
 from .model_bar import ModelBar
@@ -58,70 +57,91 @@ def _draw_controls(page: Page, bar: ModelBar, reasons: tuple[gr.State, gr.State]
             gr.HTML(notice(str(error)))
 
 
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What the controls of one model share: its page, limits and defaults, and the line for a sentence."""
+
+    page: Page
+    model: str
+    line: gr.HTML
+    ignored: Mapping[str, str]
+    limits: Mapping[str, int]
+    defaults: Mapping[str, Any]
+
+
 def draw_controls(page: Page, name: str, chosen: Mapping[str, Any], line: gr.HTML) -> None:
     """Draw one control a parameter, the simple ones first, the others under "Advanced"."""
     backend = get_backend(page.forge.model(name).backend)
     settings = page.forge.settings_of(name, chosen)
-    limits = _limits(page, name, settings)
+    drawing = _drawing(page, name, line, backend.ignored, settings)
     infos = describe(backend.Parameters).values()
     with gr.Column(elem_id="parameters"):
         for info in infos:
             if not info.advanced:
-                _control(page, name, info, settings[info.name], limits, backend.ignored, line)
+                _control(drawing, info, settings[info.name])
         if any(info.advanced for info in infos):
             with gr.Accordion("Advanced", open=False, elem_id="params-advanced"):
                 for info in infos:
                     if info.advanced:
-                        _control(page, name, info, settings[info.name], limits, backend.ignored, line)
+                        _control(drawing, info, settings[info.name])
 
 
-def _limits(page: Page, name: str, settings: Mapping[str, Setting]) -> dict[str, int]:
+def _drawing(
+    page: Page, name: str, line: gr.HTML, ignored: Mapping[str, str], settings: Mapping[str, Setting]
+) -> Drawing:
     try:
-        limits = dict(page.forge.card(name).limits)
+        card = page.forge.card(name)
     except LlamaForgeError:
-        return {}
+        card = ModelCard()  # the file is gone or broken; loading it will say so
     status = page.forge.status
     planned = settings["n_ctx"].value if "n_ctx" in settings else None
     window = status.context_window if status.model == name else planned
-    return limits | ({"max_tokens": window} if window else {})
+    limits = {**card.limits, **({"max_tokens": window} if window else {})}
+    return Drawing(page, name, line, ignored, limits, card.defaults)
 
 
-def _control(  # noqa: PLR0913 - each is what one control needs, and it is called from one place
-    page: Page,
-    model: str,
-    info: ParameterInfo,
-    setting: Setting,
-    limits: Mapping[str, int],
-    ignored: Mapping[str, str],
-    line: gr.HTML,
-) -> None:
+def _control(drawing: Drawing, info: ParameterInfo, setting: Setting) -> None:
+    page, line = drawing.page, drawing.line
     origin = f"Set by {setting.origin}." if setting.is_set else _unset(setting.value)
-    if info.name in ignored:
-        origin = ignored[info.name]
+    if info.name in drawing.ignored:
+        origin = drawing.ignored[info.name]
     load = f" {AT_NEXT_LOAD}" if info.scope == "load" else ""
     common = {
         "label": info.name,
         "info": f"{info.help}{load} {origin}",
         "elem_id": f"param-{info.name}",
         "elem_classes": SET if setting.is_set else UNSET,
-        "interactive": info.name not in ignored,
+        "interactive": info.name not in drawing.ignored,
     }
-    control = _component(info, setting.value, limits.get(info.name), common)
+    control = _component(info, setting.value, drawing.limits.get(info.name), common)
     shown = control.value
 
     @page.access.handler("owner")
     def change(value: Any, request: gr.Request) -> Updates:
-        chosen = page.conversation(request).parameters.setdefault(model, {})
+        chosen = page.conversation(request).parameters.setdefault(drawing.model, {})
         wanted = _typed(info, value)
         if info.name not in chosen and wanted == _typed(info, shown):
             return {line: "", control: gr.skip()}  # the box was left as it was
         # A wrong value is kept too: what the box shows is what Save and Send are asked to take, and refuse.
         chosen[info.name] = wanted
-        return {line: notice(_problem(page, model, info, wanted)), control: gr.update(elem_classes=SET)}
+        return {
+            line: notice(_problem(page, drawing.model, info, wanted)),
+            control: _look(drawing, info, control, wanted),
+        }
 
     # Not preprocessed: Gradio would answer a number out of range with a failed request, and no sentence.
     events = [control.input, control.change, control.blur] if isinstance(control, gr.Textbox) else [control.input]
     gr.on(events, change, control, [line, control], trigger_mode="always_last", preprocess=False, **at_once())
+
+
+def _look(drawing: Drawing, info: ParameterInfo, control: Any, wanted: Any) -> Any:
+    """Return how a control looks with a value; an emptied slider stands at what holds without one."""
+    if wanted is not None:
+        return gr.update(elem_classes=SET)
+    if not isinstance(control, gr.Slider):
+        return gr.update(elem_classes=UNSET)
+    default = drawing.defaults.get(info.name, info.default)
+    return gr.update(elem_classes=UNSET, value=_start(info, default, control.maximum))
 
 
 def _problem(page: Page, model: str, info: ParameterInfo, value: Any) -> str:
@@ -144,7 +164,8 @@ def _component(info: ParameterInfo, value: Any, limit: int | None, common: dict[
         return gr.Textbox(value or "", **common)
     maximum = limit if limit is not None else info.maximum
     if info.minimum is None or maximum is None or maximum - info.minimum > 2**24:
-        return gr.Number(value, precision=0 if info.kind == "whole number" else None, **common)
+        # Not gr.Number, which shows an unset one as 0.
+        return gr.Textbox("" if value is None else str(value), placeholder="not set", max_lines=1, **common)
     step = info.step or (1 if info.kind == "whole number" else 0.01)
     return gr.Slider(info.minimum, maximum, value=_start(info, value, maximum), step=step, **common)
 
@@ -160,9 +181,23 @@ def _typed(info: ParameterInfo, value: Any) -> Any:
         return None
     if info.kind == "list of texts":
         return [text for text in str(value).splitlines() if text] or None
+    if info.kind in ("whole number", "number") and isinstance(value, str):
+        value = _number(value)
     if info.kind == "whole number" and isinstance(value, float) and value.is_integer():
         return int(value)
     return value
+
+
+def _number(text: str) -> float | str:
+    """Return the number that a text says; what says none stays text, and is refused as such."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _unset(value: Any) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
+
+from .headers import SPACES, SafeHeaders
 
 ASSETS = Path(__file__).parent / "assets"
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
@@ -37,11 +41,16 @@ def launch_options(host: str, port: int, *, share: bool) -> dict[str, Any]:
         "strict_cors": True,
         "state_session_capacity": 1000,
         "footer_links": [],
-        "app_kwargs": {"docs_url": None, "redoc_url": None, "openapi_url": None},
+        "app_kwargs": {"docs_url": None, "redoc_url": None, "openapi_url": None, "middleware": _middleware()},
         "theme": theme(),
         "css_paths": [ASSETS / "page.css"],
         "head": f"<script>{(ASSETS / 'page.js').read_text('utf-8')}</script>",
     }
+
+
+def _middleware() -> list[Middleware]:
+    framed_by = SPACES if "SPACE_ID" in os.environ else "'self'"
+    return [Middleware(SafeHeaders, framed_by=framed_by)]
 
 
 def theme() -> gr.themes.Base:

@@ -258,6 +258,25 @@ def test_the_public_page_tells_no_secret(public: str) -> None:
         assert [secret for secret in SECRETS if secret in answer.text] == [], place
 
 
+def test_every_answer_forbids_the_browser_to_load_from_elsewhere(public: str) -> None:
+    for path in ("/", "/config", "/theme.css", "/no/such/page"):
+        headers = httpx.get(f"{public}{path}", timeout=30).headers
+        policy = dict(rule.split(" ", 1) for rule in headers["content-security-policy"].split("; "))
+        assert policy["img-src"] == "'self' data: blob:" and policy["connect-src"] == "'self'"
+        assert policy["frame-ancestors"] == "'self'" and policy["frame-src"] == "'none'"
+        assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
+
+
+def test_the_end_of_an_answer_repeats_nothing_that_the_next_one_has_changed(folder: Path) -> None:
+    blocks = build_ui(LlamaForge(folder), Access(local=True))
+    for name in ("arrive", "send"):
+        fn = next(fn.fn for fn in blocks.fns.values() if fn.name == name)
+        values = {block: "" for block in blocks.blocks.values()}
+        argument = "a key of thirty-two characters at least" if name == "arrive" else values
+        last = asyncio.run(collect(fn(argument, request=gr.Request(session_hash="ada"))))[-1]
+        assert sorted(last.values()) == ["Regenerate", "Send", "Stop", "Undo"]
+
+
 def test_nothing_but_the_page_is_served(public: str) -> None:
     for place in ("/monitoring", "/monitoring/summary", "/docs", "/redoc", "/openapi.json", "/gradio_api/mcp/"):
         assert httpx.get(public + place, follow_redirects=True).status_code >= 400, place

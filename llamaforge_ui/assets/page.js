@@ -31,3 +31,21 @@ window.llamaforge = {
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", follow);
   else follow();
 })();
+
+// Gradio gives the box in which a message is edited no name.
+document.addEventListener("focusin", (event) => {
+  if (event.target.matches(".edit-textarea")) event.target.setAttribute("aria-label", "Edit message");
+});
+
+// The server's policy lets the browser fetch nothing from elsewhere; what a message wanted to show is named instead.
+window.addEventListener("error", (event) => {
+  const media = event.target;
+  if (!(media instanceof HTMLElement) || !media.closest("#chat-log") || !media.matches("img, video, audio")) return;
+  const source = media.getAttribute("src") ?? "";
+  const host = URL.canParse(source, location.href) ? new URL(source, location.href).host : "";
+  const text = document.createElement("span");
+  text.className = "lf-blocked";
+  text.textContent = `[not loaded: ${media.getAttribute("alt") || "picture"}${host ? ` from ${host}` : ""}]`;
+  text.title = source;
+  media.replaceWith(text);
+}, true);

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -50,6 +52,39 @@ ACTIVE = "#chat-log script, #chat-log [onload], #chat-log [href^=javascript]"
 SCRIPT = '<img src="/nowhere" onerror="alert(1)"><b class="injected">bold</b><script>alert(2)</script>'
 
 
+PICTURES = """Look ![a dot]({there}/dot.png) <img src="{there}/img"> <video src="{there}/video" controls></video>
+<audio src="{there}/audio" controls></audio> <div style="background:url({there}/style)">styled</div>
+<iframe src="{there}/frame"></iframe> <object data="{there}/object"></object> <link href="{there}/link">"""
+
+
+class Canary(ThreadingHTTPServer):
+    """Another site on this machine; it notes who asks it for anything."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        super().__init__(("127.0.0.1", 0), _Listening)
+
+
+class _Listening(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def canary() -> Iterator[Canary]:
+    with Canary() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
 @pytest.fixture(scope="module")
 def app(folder: Path) -> Iterator[App]:
     app = App(folder)
@@ -62,6 +97,7 @@ def app(folder: Path) -> Iterator[App]:
     app.write_model("script", write_tiny_gguf(folder / "script.gguf", f"Look: {MARKUP} !", metadata=named))
     with app.file_of("script").open("a", encoding="utf-8") as file:
         file.write(f"description: '{SCRIPT}'\n")
+    app.file_of("echo").write_text("backend: echo\npath: echo\n", "utf-8")
     app.file_of("broken").write_text(BROKEN, "utf-8")
     app.file_of("misspelt").write_text(MISSPELT, "utf-8")
     with running(app):
@@ -141,6 +177,21 @@ def test_loading_a_broken_model_says_why_and_keeps_the_loaded_one(page: Page, ap
     expect(status(page)).to_contain_text("ready")
 
 
+def test_a_model_whose_file_changed_asks_to_be_loaded_again(page: Page, app: App) -> None:
+    app.write_model("changing", app.folder / "tiny.gguf", n_ctx=512)
+    open_tab(page, "Models")
+    page.locator("#reload-models").click()
+    load(page, app, "changing")
+    app.write_model("changing", app.folder / "tiny.gguf", n_ctx=1024)
+    page.locator("#reload-models").click()
+    expect(page.locator("#model-notice")).to_have_text(
+        "The settings of changing have changed. Load it again to apply them."
+    )
+    page.locator("#load-model").click()
+    expect(status(page)).to_contain_text("1,024 tokens")
+    expect(page.locator("#model-notice")).to_have_text("")
+
+
 def test_a_broken_model_is_mended_in_the_editor(page: Page, app: App) -> None:
     text = open_editor(page, "misspelt")
     text.fill(f"backend: llama.cpp\npath: {app.folder / 'tiny.gguf'}\n")
@@ -176,6 +227,23 @@ def test_markup_in_a_message_and_in_an_answer_runs_nothing(page: Page, app: App)
     for message in (users(page), answers(page)):
         expect(message).to_contain_text("a link")
     expect(page.locator(ACTIVE)).to_have_count(0)
+
+
+def test_what_a_message_or_an_answer_shows_from_elsewhere_is_named_and_not_fetched(
+    page: Page, app: App, watch: Watch, canary: Canary
+) -> None:
+    load(page, app, "echo")
+    there = f"http://127.0.0.1:{canary.server_port}"
+    ask(page, PICTURES.format(there=there))
+    for message in (users(page), answers(page)):
+        expect(message).to_contain_text(f"[not loaded: a dot from 127.0.0.1:{canary.server_port}]")
+        expect(message.locator(".lf-blocked")).to_have_count(4)
+    buttons = page.locator("#chat-turns .bot-row:not(:has(.thought-group)) + .message-buttons").last
+    buttons.get_by_label("Copy").click()
+    assert page.evaluate("() => navigator.clipboard.readText()") == PICTURES.format(there=there)
+    assert canary.asked == []
+    assert watch.seen and all("Content Security Policy directive" in text for text in watch.seen)
+    watch.seen.clear()
 
 
 def test_markup_in_an_answer_that_is_being_written_runs_nothing(page: Page, app: App) -> None:

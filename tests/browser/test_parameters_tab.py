@@ -90,6 +90,22 @@ def test_what_is_pasted_into_stop_arrives(page: Page, app: App) -> None:
     assert parameters_of(app)["stop"] == ["END", "user:"]
 
 
+def test_a_number_that_nobody_set_is_an_empty_box(page: Page) -> None:
+    unfold_advanced(page)
+    expect(page.locator("#param-seed textarea, #param-seed input")).to_have_value("")
+
+
+def test_an_emptied_slider_box_unsets_the_parameter(page: Page, app: App) -> None:
+    set_parameter(page, "temperature", "0.3")
+    save(page)
+    expect(page.locator("#param-temperature")).to_contain_text("Set by tiny.yaml")
+    type_parameter(page, "temperature", "")
+    expect(page.locator("#param-temperature")).to_have_class(re.compile("lf-unset"))
+    expect(page.locator("#param-temperature input[type=number]")).to_have_value("0.8")
+    save(page)
+    assert "temperature" not in parameters_of(app)
+
+
 def test_a_slider_moved_with_the_keyboard_is_saved(page: Page, app: App) -> None:
     slider = page.locator("#param-temperature input[type=range]")
     slider.focus()
