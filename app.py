@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the page until it is told to end; return the exit code."""
     flags = parse_flags(arguments)
     _take_gradio_variables_away(flags.data)
+    _do_without_a_disk()
     end = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: end.set())
@@ -75,6 +77,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _launch(forge: LlamaForge, flags: argparse.Namespace) -> gr.Blocks | None:
+    from llamaforge.packages import outdated
+
+    if sentence := outdated("gradio"):
+        _refuse(sentence)
+        return None
     try:
         from llamaforge_ui import Access, build_ui, launch_options
     except ImportError as error:
@@ -109,6 +116,15 @@ def _take_gradio_variables_away(data: Path | None) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     if folder := data or os.environ.get("LLAMAFORGE_DATA"):
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder).expanduser() / "cache")
+
+
+def _do_without_a_disk() -> None:
+    """Go on where no file can be written, on a full disk say: what is imported asks for a temporary folder."""
+    try:
+        tempfile.gettempdir()
+    except OSError:
+        tempfile.tempdir = os.environ.get("TMPDIR") or os.environ.get("TEMP") or "/tmp"
+        print("No file can be written on this computer (is its disk full?). You can chat; nothing can be saved.")
 
 
 def _is_free(host: str, port: int) -> bool:

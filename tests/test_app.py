@@ -19,7 +19,7 @@ import pytest
 import yaml
 from gradio_client import Client
 from page_kit import ROOT, Program, free_port
-from scripted import until
+from scripted import claim_version, until
 from tiny_gguf import COUNTING_ANSWER, write_tiny_gguf
 
 import app as app_module
@@ -41,6 +41,10 @@ from importlib.machinery import PathFinder
 find = PathFinder.find_spec
 PathFinder.find_spec = lambda name, *more: None if name.partition(".")[0] == "llama_cpp" else find(name, *more)
 """
+
+
+# What a full disk does: every write to a file fails.
+NO_FILE_MAY_GROW = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
 
 
 @pytest.fixture
@@ -214,6 +218,23 @@ def test_without_llama_cpp_python_the_page_says_how_to_install_it(tmp_path: Path
         line = program.wait_for("tiny was not loaded")
         assert "pip install" in line
         assert labels(config_of(program.wait_until_up())) == ["Chat", *OWNER_TABS]
+
+
+def test_a_gradio_that_is_too_old_is_refused_with_the_install_line(folder: Path, tmp_path: Path) -> None:
+    claim_version(tmp_path / "site", "gradio", "5.49.1")
+    flags = ("--config", str(folder), "--port", str(free_port()))
+    program = Program(*flags, env={"PYTHONPATH": str(tmp_path / "site")})
+    assert program.ended() == 2
+    assert program.output == "gradio 5.49.1 is too old. Update it: pip install -U 'gradio>=6.31'\n"
+
+
+def test_it_serves_and_answers_where_no_file_can_be_written(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(NO_FILE_MAY_GROW, "utf-8")
+    flags = ("--config", str(folder), "--port", str(free_port()), "--model", "echo")
+    with started(*flags, PYTHONPATH=str(tmp_path / "site")) as program:
+        assert ask_when_loaded(program.wait_until_up(), "Still here").result(timeout=30) == "Still here"
+    assert "Traceback" not in program.output
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "broken", "a file"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 from scripted import ROOT
 
@@ -22,6 +24,11 @@ def rows_of_reliability() -> list[list[str]]:
     return [
         [cell.strip() for cell in line.strip("|").split("|")] for line in lines if re.match(r"\| [A-Z]{3}-\d\d", line)
     ]
+
+
+def test_the_page_of_parameters_is_what_the_schemas_say() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "parameters_page"), "--check"]
+    assert subprocess.run(command, capture_output=True, text=True).stderr == ""
 
 
 def test_reliability_lists_every_case_once() -> None:
