@@ -30,7 +30,7 @@ from .generation import Generation
 from .memory import format_bytes
 from .precedence import Setting
 from .text_stream import clean_text
-from .types import Chunk, MemoryNeed, Message, ModelCard, Result, Usage
+from .types import Chunk, LoadProgress, MemoryNeed, Message, ModelCard, Result, Usage
 
 __all__ = [
     "BackendError",
@@ -48,6 +48,7 @@ __all__ = [
     "GenerationError",
     "LlamaForge",
     "LlamaForgeError",
+    "LoadProgress",
     "LoadSuperseded",
     "MemoryNeed",
     "Message",

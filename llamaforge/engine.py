@@ -1,11 +1,12 @@
-"""One loaded backend and the one thread that touches it; answers wait in line, first come, first served.
+"""One loaded backend and the threads that touch it; answers wait in line, first come, first served.
 
-Two threads in one llama.cpp context abort the process, so nothing else may call the backend while it is loaded,
-except its `stop`.
+A local model is one lane: two threads in one llama.cpp context abort the process, so nothing else may call the backend
+while it is loaded, except its `stop`. A service has as many lanes as it may answer at once.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections import deque
@@ -18,7 +19,7 @@ from .types import Chunk
 
 logger = logging.getLogger("llamaforge")
 
-Stream = Callable[[], Iterable[Chunk]]
+Stream = Callable[[BaseBackend], Iterable[Chunk]]
 
 
 class Engine:
@@ -29,14 +30,19 @@ class Engine:
         self._longest_line = longest_line
         self._changed = threading.Condition()
         self._waiting: deque[tuple[Generation, Stream]] = deque()
-        self._current: Generation | None = None
+        self._current: dict[Generation, BaseBackend] = {}  # the running answers, each with its lane
         self._closing = False
-        # A daemon, so that a script which ends in the middle of an answer ends; LlamaForge closes it at exit.
-        self._thread = threading.Thread(target=self._work, name="llamaforge-engine", daemon=True)
-        self._thread.start()
+        lanes = backend.lanes()
+        self._open_lanes = len(lanes)
+        # Daemons, so that a script which ends in the middle of an answer ends; LlamaForge closes them at exit.
+        self._threads = [
+            threading.Thread(target=self._work, args=[lane], name="llamaforge-engine", daemon=True) for lane in lanes
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, stream: Stream) -> Generation:
-        """Put an answer into the line."""
+        """Put an answer into the line; `stream` is called with the lane that has come free."""
         generation = Generation(on_stop=self._stop)
         with self._changed:
             if self._closing:
@@ -51,52 +57,61 @@ class Engine:
         """Return how many answers are before this one; 0 when it is running or done."""
         with self._changed:
             line = [waiting for waiting, _ in self._waiting]
-            return line.index(generation) + (self._current is not None) if generation in line else 0
+            return line.index(generation) + len(self._current) if generation in line else 0
 
     def close(self) -> None:
-        """Stop every answer, wait for the running one to end, and unload the model."""
+        """Stop every answer, wait for the running ones to end, and unload the model."""
         with self._changed:
             self._closing = True
-            everyone = [waiting for waiting, _ in self._waiting]
-            if self._current is not None:
-                everyone.append(self._current)
-            self._changed.notify()
+            everyone = [*(waiting for waiting, _ in self._waiting), *self._current]
+            self._changed.notify_all()
         for generation in everyone:
             generation.stop()
-        # The garbage collector may free a LlamaForge, and so close its engine, in the engine's own thread.
-        while threading.current_thread() is not self._thread and self._thread.is_alive():
-            self._guarded(self.backend.stop)  # again and again: it may be about to mend what the last answer broke
-            self._thread.join(0.1)
+        # The garbage collector may free a LlamaForge, and so close its engine, in one of the engine's own threads.
+        if threading.current_thread() in self._threads:
+            return
+        while alive := [thread for thread in self._threads if thread.is_alive()]:
+            with self._changed:
+                lanes = list(self._current.values()) or [self.backend]
+            for lane in lanes:
+                self._guarded(lane.stop)  # again and again: it may be about to mend what the last answer broke
+            alive[0].join(0.1)
 
     def _stop(self, generation: Generation) -> None:
         with self._changed:
-            if generation is self._current:
+            if generation in self._current:
                 if generation.result is not None:
                     return
                 # Inside the lock, so that the flag never hits the next answer.
-                self._guarded(self.backend.stop)
+                self._guarded(self._current[generation].stop)
                 return
             self._waiting = deque(pair for pair in self._waiting if pair[0] is not generation)
         if not generation.running:
             generation.end()
 
-    def _work(self) -> None:
-        while (answer := self._next()) is not None:
+    def _work(self, lane: BaseBackend) -> None:
+        while (answer := self._next(lane)) is not None:
             generation, stream = answer
-            generation.run(stream)
+            generation.run(functools.partial(stream, lane))
             if not self._closing:
-                self._guarded(self.backend.recover)
+                self._guarded(lane.recover)
+            with self._changed:
+                del self._current[generation]
             del answer, generation, stream  # a chat may be long, and the next one may be hours away
-        self._guarded(self.backend.unload_model)
-
-    def _next(self) -> tuple[Generation, Stream] | None:
         with self._changed:
-            self._current = None
+            self._open_lanes -= 1
+            last_lane = self._open_lanes == 0
+        if last_lane:
+            self._guarded(self.backend.unload_model)
+
+    def _next(self, lane: BaseBackend) -> tuple[Generation, Stream] | None:
+        with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             if not self._waiting:
                 return None
-            self._current, stream = self._waiting.popleft()
-            return self._current, stream
+            generation, stream = self._waiting.popleft()
+            self._current[generation] = lane
+            return generation, stream
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:

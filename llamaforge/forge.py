@@ -21,7 +21,7 @@ from .generation import Generation
 from .memory import find_gpus, format_bytes, measure, verdict
 from .precedence import Setting, effective, load_settings, settings_of
 from .text_stream import as_chunks, clean_text, or_whole, split_reasoning
-from .types import MemoryNeed, Message, ModelCard, Role
+from .types import LoadProgress, MemoryNeed, Message, ModelCard, Role
 
 logger = logging.getLogger("llamaforge")
 
@@ -143,8 +143,8 @@ class LlamaForge:
         return load_settings(now, self.config.settings, given) != loaded
 
     @property
-    def load_progress(self) -> float | None:
-        """The share of the running load that is done, 0 to 1; None where none runs or nobody can tell."""
+    def load_progress(self) -> LoadProgress | None:
+        """How far the running load has come; None where none runs or nobody can tell."""
         loading = self._loading
         return loading.load_progress() if loading is not None else None
 
@@ -224,10 +224,9 @@ class LlamaForge:
             return self.chat_stream([Message("user", prompt)], parameters)
         engine, settings = self._ready_for(parameters)
         text = _require_text(clean_text(prompt))
-        backend = engine.backend
         return engine.submit(
-            lambda: as_chunks(
-                or_whole(backend.generate_stream(text, settings), lambda: backend.generate(text, settings))
+            lambda lane: as_chunks(
+                or_whole(lane.generate_stream(text, settings), lambda: lane.generate(text, settings))
             )
         )
 
@@ -248,10 +247,9 @@ class LlamaForge:
         engine, settings = self._ready_for(parameters)
         chat = [_message(message) for message in messages]
         _require_text(chat[-1].content if chat else "")
-        backend = engine.backend
         return engine.submit(
-            lambda: split_reasoning(
-                or_whole(backend.chat_stream(chat, settings), lambda: backend.generate(plain_prompt(chat), settings))
+            lambda lane: split_reasoning(
+                or_whole(lane.chat_stream(chat, settings), lambda: lane.generate(plain_prompt(chat), settings))
             )
         )
 

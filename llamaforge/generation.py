@@ -30,6 +30,7 @@ class Generation:
         self._started: float | None = None
         self._first: float | None = None
         self._progress: float | None = None
+        self._note = ""
         self._finish_reason: FinishReason | None = None
         self._usage: Usage | None = None
         self._stopping = False
@@ -81,6 +82,11 @@ class Generation:
     def progress(self) -> float | None:
         """The share of the prompt that has been evaluated, 0 to 1; None before it starts or where unknown."""
         return self._progress
+
+    @property
+    def note(self) -> str:
+        """What is waited for, for people, while there is no text; empty for the usual."""
+        return self._note
 
     @property
     def running(self) -> bool:
@@ -145,6 +151,7 @@ class Generation:
                 self._text.append(chunk.text)
             if chunk.reasoning:
                 self._reasoning.append(chunk.reasoning)
+            self._note = chunk.note or ("" if chunk.text or chunk.reasoning else self._note)
             self._progress = chunk.progress if chunk.progress is not None else self._progress
             self._usage = chunk.usage or self._usage
             self._finish_reason = chunk.finish_reason or self._finish_reason

@@ -31,7 +31,8 @@ class Usage:
 class Chunk:
     """A piece of a backend's stream; any field may be empty.
 
-    `progress` is the share of the prompt that has been evaluated, 0 to 1.
+    `progress` is the share of the prompt that has been evaluated, 0 to 1. `note` says what is waited for while there
+    is no text ("The service is busy; trying again in 7 s."); the next chunk with text takes it back.
     """
 
     text: str = ""
@@ -39,6 +40,15 @@ class Chunk:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     progress: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How far a load has come: `share` is 0 to 1, None where nobody can tell; `doing` says what, for people."""
+
+    share: float | None = None
+    doing: str = "loading"
 
 
 @dataclass(frozen=True, slots=True)

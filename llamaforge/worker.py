@@ -78,9 +78,10 @@ class Server:
             self._write({"beat": 1, "load_progress": self._load_progress()})
             time.sleep(BEAT)
 
-    def _load_progress(self) -> float | None:
+    def _load_progress(self) -> dict[str, Any] | None:
         with suppress(Exception):  # a backend of a user's own may raise anything; the heart beats on
-            return self._backend.load_progress()
+            progress = self._backend.load_progress()
+            return asdict(progress) if progress is not None else None
         return None
 
     def _flush_often(self) -> None:

@@ -27,7 +27,7 @@ import psutil
 from . import errors
 from .backends.base import BaseBackend
 from .errors import GenerationError, LlamaForgeError, ModelError
-from .types import Chunk, MemoryNeed, Message, ModelCard, Usage
+from .types import Chunk, LoadProgress, MemoryNeed, Message, ModelCard, Usage
 from .worker import LONGEST_LINE
 
 STOP_PATIENCE = 1.5  # seconds from Stop to SIGKILL
@@ -130,7 +130,7 @@ class WorkerBackend(BaseBackend):
         except psutil.Error:
             return None
 
-    def load_progress(self) -> float | None:
+    def load_progress(self) -> LoadProgress | None:
         child = self._child
         return child.load_progress if child is not None else None
 
@@ -138,7 +138,7 @@ class WorkerBackend(BaseBackend):
         self._end_child()
         self._loading = True
         try:
-            self._child = Child(self._place)
+            self._child = Child(self._place, self._near.secrets(path))
             if self._stopped_at is not None:
                 self._child.kill()  # told while there was no child to tell
             self._facts = _last(self._stream("load_model", path, parameters))
@@ -255,19 +255,19 @@ class ChildEnded(Exception):
 class Child:
     """The parent's end of one child process."""
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, secrets: Sequence[str] = ()) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "llamaforge.worker", place],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(),
+            env=_environment(secrets),
             start_new_session=True,  # Ctrl-C at the terminal is the parent's to handle
         )
         self._inbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
-        self.load_progress: float | None = None
+        self.load_progress: LoadProgress | None = None
         self._heard = time.monotonic()
         self._requests = 0
         self._hung = False
@@ -353,7 +353,7 @@ class Child:
             except ValueError:
                 break  # half a line of a dying child
             if "beat" in line:
-                self.load_progress = line["load_progress"]
+                self.load_progress = LoadProgress(**line["load_progress"]) if line["load_progress"] else None
             else:
                 self._inbox.put(line)
         self._inbox.put(None)
@@ -377,9 +377,10 @@ class Child:
             stdin.close()
 
 
-def _environment() -> dict[str, str]:
+def _environment(secrets: Sequence[str] = ()) -> dict[str, str]:
     known = {k: v for k, v in os.environ.items() if k in ENVIRONMENT or k.startswith(ENVIRONMENT_PREFIXES)}
     kept = {k: v for k, v in known.items() if not any(word in k.upper() for word in SECRETS)}
+    kept |= {k: os.environ[k] for k in secrets if k in os.environ}
     # The child imports what this process could import; no debugger at a crash.
     return kept | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path), "GGML_NO_BACKTRACE": "1"}
 

@@ -6,7 +6,7 @@ import html
 from dataclasses import dataclass
 from typing import Any
 
-from llamaforge import GenerationError, LlamaForgeError, Result, Status
+from llamaforge import GenerationError, LlamaForgeError, LoadProgress, Result, Status
 
 from .conversation import Conversation, Turn
 
@@ -103,12 +103,13 @@ def notice(text: str, kind: str = "problem") -> str:
     return f'<p class="lf-{kind}" role="{role}">{html.escape(text)}</p>' if text else ""
 
 
-def status_line(status: Status, elapsed: float, *, public: bool, progress: float | None = None) -> str:
+def status_line(status: Status, elapsed: float, *, public: bool, progress: LoadProgress | None = None) -> str:
     """Return the state of the model as HTML: a dot, a word, and facts."""
-    done = f" · {progress:.0%}" if progress is not None else ""
+    doing = progress.doing if progress is not None else "loading"
+    done = f" · {progress.share:.0%}" if progress is not None and progress.share is not None else ""
     texts = {
         "empty": "nothing loaded",
-        "loading": f"loading {status.model}{done} · {elapsed:.0f} s",
+        "loading": f"{doing} {status.model}{done} · {elapsed:.0f} s",
         "unloading": "unloading",
         "ready": f"{status.model} ready",  # by name: what is chosen beside it may be another
     }

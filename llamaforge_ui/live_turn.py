@@ -52,6 +52,8 @@ def _status(forge: LlamaForge, generation: Generation, elapsed: float) -> str:
     if not generation.running:
         before = forge.position(generation)
         return f"Waiting for {before} answer{'' if before == 1 else 's'} before this one{waited}"
+    if generation.note:
+        return f"{generation.note}{waited}"
     if generation.text:
         return ""
     if generation.reasoning:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from llamaforge.backends.base import BaseBackend
 from llamaforge.backends.parameters import Parameters, generate
-from llamaforge.types import Chunk, FinishReason, Usage
+from llamaforge.types import Chunk, FinishReason, LoadProgress, Usage
 
 PLACE = "fault_backend:FaultBackend"
 ENDLESS = 100_000  # words; more than any test waits for
@@ -68,7 +68,7 @@ class FaultBackend(BaseBackend):
 
     def __init__(self) -> None:
         self._loaded = False
-        self._progress: float | None = None
+        self._progress: LoadProgress | None = None
         self._stopped = threading.Event()
 
     def load_model(self, model_path: str, parameters: Mapping[str, Any] | None = None) -> None:
@@ -77,7 +77,7 @@ class FaultBackend(BaseBackend):
         if mode == "load_hang":
             wait_for_ever()
         elif mode == "load_slow":
-            self._progress = 0.42
+            self._progress = LoadProgress(0.42)
             time.sleep(settings.get("load_seconds", 0))
         elif mode == "load_raise":
             raise ValueError("the weights are upside down")
@@ -88,7 +88,7 @@ class FaultBackend(BaseBackend):
             crash()
         self._loaded = True
 
-    def load_progress(self) -> float | None:
+    def load_progress(self) -> LoadProgress | None:
         return self._progress
 
     def is_model_loaded(self) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from scripted import PATIENCE, until
 
-from llamaforge import GenerationError, LlamaForge, ModelError, Result, Status, Usage
+from llamaforge import GenerationError, LlamaForge, LoadProgress, ModelError, Result, Status, Usage
 from llamaforge_ui.conversation import Conversation, Turn
 from llamaforge_ui.convert import (
     SHOWN_TURNS,
@@ -170,7 +170,10 @@ def test_the_owner_sees_what_is_loaded_and_how(status: Status, text: str) -> Non
 
 
 def test_a_load_tells_how_far_it_is_where_the_engine_tells() -> None:
-    assert "loading big · 42% · 7 s" in status_line(Status("loading", "big"), 7.4, public=False, progress=0.42)
+    loading = Status("loading", "big")
+    assert "loading big · 42% · 7 s" in status_line(loading, 7.4, public=False, progress=LoadProgress(0.42))
+    fetching = LoadProgress(None, "downloading")
+    assert "downloading big · 7 s" in status_line(loading, 7.4, public=False, progress=fetching)
 
 
 def test_guests_see_no_facts_about_the_machine() -> None:

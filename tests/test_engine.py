@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from scripted import PATIENCE, ScriptedBackend, until
 
-from llamaforge import Busy, Generation, NoModelLoaded
+from llamaforge import BaseBackend, Busy, Generation, NoModelLoaded
 from llamaforge.engine import Engine
 from llamaforge.text_stream import as_chunks
 
@@ -26,7 +26,7 @@ def engine(backend: ScriptedBackend) -> Iterator[Engine]:
 
 
 def ask(engine: Engine, prompt: str) -> Generation:
-    return engine.submit(lambda: as_chunks(engine.backend.generate_stream(prompt)))
+    return engine.submit(lambda lane: as_chunks(lane.generate_stream(prompt)))
 
 
 def finish_of(generation: Generation) -> str:
@@ -106,7 +106,7 @@ def test_closing_stops_every_answer_and_unloads(engine: Engine, backend: Scripte
     engine.close()
     assert [finish_of(answer) for answer in (running, waiting)] == ["cancelled", "cancelled"]
     assert running.text == "word " and backend.asked == ["a"]
-    assert backend.unloaded.is_set() and not engine._thread.is_alive()
+    assert backend.unloaded.is_set() and not any(thread.is_alive() for thread in engine._threads)
 
 
 def test_a_closed_engine_takes_no_more_and_closes_twice(engine: Engine) -> None:
@@ -131,7 +131,7 @@ def test_one_thread_touches_the_backend(engine: Engine, backend: ScriptedBackend
     backend.say(*["1", None] * 5)
     for prompt in "abcde":
         assert "".join(ask(engine, prompt)) == "1"
-    assert backend.threads == {engine._thread.ident}
+    assert backend.threads == {thread.ident for thread in engine._threads}
 
 
 def test_a_backend_that_fails_to_unload_is_let_go_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
@@ -142,3 +142,33 @@ def test_a_backend_that_fails_to_unload_is_let_go_all_the_same(caplog: pytest.Lo
     with caplog.at_level(logging.WARNING, "llamaforge"):
         Engine(Clinging()).close()
     assert "not yet" in caplog.text
+
+
+class Lane(ScriptedBackend):
+    """A service: two answers at once, each in a lane of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = ScriptedBackend()
+
+    def lanes(self) -> Sequence[BaseBackend]:
+        return (self, self.second)
+
+
+def test_a_service_with_two_lanes_answers_two_at_once_and_the_third_waits() -> None:
+    service = Lane()
+    engine = Engine(service)
+    answers = [ask(engine, prompt) for prompt in "abc"]
+    service.say("one ")
+    service.second.say("two ")
+    until(lambda: sum(bool(answer.text) for answer in answers) == 2)
+    assert [engine.position(answer) for answer in answers] == [0, 0, 2]
+    running = {answer.text: answer for answer in answers}
+    running["one "].stop()
+    assert finish_of(running["one "]) == "cancelled"
+    service.say("three", None)
+    assert finish_of(answers[2]) == "stop" and answers[2].text == "three"
+    assert running["two "].result is None, "Stop reaches its own lane only"
+    service.second.say(None)
+    engine.close()
+    assert service.unloaded.is_set()

@@ -69,7 +69,7 @@ def test_a_load_that_takes_all_memory_says_so_and_what_to_do(far: LlamaForge) ->
 def test_a_load_that_crashes_is_not_tried_again_by_itself(far: LlamaForge, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
     child = worker_backend.Child
-    monkeypatch.setattr(worker_backend, "Child", lambda place: started.append(place) or child(place))
+    monkeypatch.setattr(worker_backend, "Child", lambda place, secrets: started.append(place) or child(place))
     with pytest.raises(ModelError):
         far.load_model("fault", {"mode": "load_segv"})
     assert len(started) == 1 and far.status.state == "empty"

@@ -337,7 +337,7 @@ def test_a_forge_that_nobody_holds_ends_its_engine(forge: Forge, tmp_path: Path)
     engine = lost._engine
     assert engine is not None
     del lost
-    assert not engine._thread.is_alive()
+    assert not any(thread.is_alive() for thread in engine._threads)
 
 
 def test_a_forge_freed_by_its_own_engines_thread_ends_it_too(tmp_path: Path) -> None:

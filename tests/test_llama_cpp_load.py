@@ -35,7 +35,7 @@ class Watched(LlamaCppBackend):
         if self.stop_at_once:
             self.stop()
         goes_on = super()._loaded_so_far(share)
-        self.seen.append(self.load_progress())
+        self.seen.append(self.load_progress().share)  # type: ignore[union-attr]
         return goes_on
 
 

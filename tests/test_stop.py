@@ -48,7 +48,7 @@ def test_an_engine_that_ignores_stop_is_killed_and_comes_back(
     far: LlamaForge, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started, child, worker = [], worker_backend.Child, worker_of(far)
-    monkeypatch.setattr(worker_backend, "Child", lambda place: started.append(place) or child(place))
+    monkeypatch.setattr(worker_backend, "Child", lambda place, secrets: started.append(place) or child(place))
     answer = begun(ask(far, mode))
     answer.stop()
     assert result_of(answer, SOON).finish_reason == "cancelled" and answer.text.startswith("0 1 2 ")
@@ -168,7 +168,7 @@ def test_a_model_that_is_being_mended_is_told_to_stop_until_it_hears() -> None:
                 heard.set()
 
     engine = Engine(Mending())
-    engine.submit(lambda: ())
+    engine.submit(lambda lane: ())
     assert mending.wait(SOON)
     engine.close()
     assert heard.is_set()

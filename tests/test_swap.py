@@ -7,7 +7,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -15,7 +15,15 @@ import pytest
 from scripted import until
 from worker_kit import SOON, ask, begun, is_well, isolated, result_of, seconds, worker_of, workers
 
-from llamaforge import LlamaForge, LlamaForgeError, LoadSuperseded, ModelError, ParameterError, worker_backend
+from llamaforge import (
+    LlamaForge,
+    LlamaForgeError,
+    LoadProgress,
+    LoadSuperseded,
+    ModelError,
+    ParameterError,
+    worker_backend,
+)
 
 MB = 2**20
 
@@ -84,7 +92,7 @@ def test_unload_gives_up_a_load(far: LlamaForge, mode: str) -> None:
 def test_a_running_load_tells_how_far_it_is(far: LlamaForge) -> None:
     assert far.load_progress is None
     load = loading(far, "load_slow")
-    until(lambda: far.load_progress == 0.42)
+    until(lambda: far.load_progress == LoadProgress(0.42, "loading"))
     far.unload_model()
     load.done(SOON)
     assert far.load_progress is None
@@ -108,7 +116,7 @@ def test_a_newer_load_gives_up_an_older_one(far: LlamaForge) -> None:
 def test_a_load_is_given_up_that_has_no_process_yet(far: LlamaForge, monkeypatch: pytest.MonkeyPatch) -> None:
     about_to_start, may_start, child = threading.Event(), threading.Event(), worker_backend.Child
 
-    def late(place: str) -> worker_backend.Child:
+    def late(place: str, secrets: Sequence[str]) -> worker_backend.Child:
         about_to_start.set()
         may_start.wait()
         return child(place)

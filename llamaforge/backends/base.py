@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from ..types import Chunk, MemoryNeed, Message, ModelCard
+from ..types import Chunk, LoadProgress, MemoryNeed, Message, ModelCard
 from .parameters import Parameters, SamplingParameters
 
 
@@ -42,9 +42,20 @@ class BaseBackend:
         """Yield the continuation of a prompt piece by piece."""
         raise NotImplementedError(f"{type(self).__name__} has no generate_stream().")
 
-    def load_progress(self) -> float | None:
-        """Return the share of a running load that is done, 0 to 1; None where nobody can tell. For any thread."""
+    def load_progress(self) -> LoadProgress | None:
+        """Return how far a running load has come; None where nobody can tell. May be called from any thread."""
         return None
+
+    def lanes(self) -> Sequence[BaseBackend]:
+        """Return the loaded model as often as it can answer at once; each lane is used by a thread of its own.
+
+        A local model answers one at a time and is its own only lane; a service may answer several.
+        """
+        return (self,)
+
+    def secrets(self, path: str) -> Sequence[str]:
+        """Return the names of secret environment variables without which a child process cannot load this model."""
+        return ()
 
     def is_model_loaded(self) -> bool:
         """Tell whether load_model has succeeded and unload_model has not been called since."""

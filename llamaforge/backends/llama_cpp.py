@@ -24,7 +24,7 @@ from ..gguf_file import GGUFHeader, read_header, require_chat_model
 from ..memory import find_gpus, format_bytes
 from ..packages import outdated
 from ..text_stream import THINK_OPEN
-from ..types import Chunk, FinishReason, MemoryNeed, Message, ModelCard, Usage
+from ..types import Chunk, FinishReason, LoadProgress, MemoryNeed, Message, ModelCard, Usage
 from .base import BaseBackend, plain_prompt
 from .llama_cpp_fit import DEFAULT_N_BATCH, DEFAULT_N_CTX, context_window, gpu_layers, llama_arguments, memory_need
 from .llama_cpp_native import (
@@ -86,7 +86,7 @@ class LlamaCppBackend(BaseBackend):
         self._template: ChatTemplate | None = None
         self._gpu_layers = 0
         self._abort = ctypes.create_string_buffer(2)  # a non-zero first byte stops a load and even a long prompt
-        self._load_progress: float | None = None
+        self._load_progress: LoadProgress | None = None
 
     def check(self, path: str, parameters: Mapping[str, Any]) -> None:
         if importlib.util.find_spec("llama_cpp") is None:
@@ -146,12 +146,12 @@ class LlamaCppBackend(BaseBackend):
         self.context_window = min(window, self._llama.n_ctx())
         abort_when_set(self._llama, self._abort)
 
-    def load_progress(self) -> float | None:
+    def load_progress(self) -> LoadProgress | None:
         return self._load_progress
 
     def _loaded_so_far(self, share: float) -> bool:
         """Note how far llama.cpp has come with a load; False gives it up."""
-        self._load_progress = share
+        self._load_progress = LoadProgress(share)
         return not self._abort.value
 
     def is_model_loaded(self) -> bool:
