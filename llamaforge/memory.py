@@ -113,3 +113,11 @@ def physical_cores() -> int:
     """Return the physical cores that this process may use; spinning threads beyond them only cost."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(psutil.cpu_count(logical=False) or 1, allowed))
+
+
+def format_count(number: int) -> str:
+    """Return a number of parameters as people say it: "7.2 B", "158 k"."""
+    for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= factor:
+            return f"{number / factor:.3g} {unit}"
+    return str(number)

@@ -56,6 +56,7 @@ def write_tiny_gguf(  # noqa: PLR0913 - a test names the one or two that it need
     n_ctx_train: int = 2048,
     endless: bool = False,
     shuffled: bool = False,
+    random_weights: int | None = None,
     chat_template: str | None = CHATML,
     architecture: str = "llama",
     metadata: Mapping[str, Any] | None = None,
@@ -68,6 +69,7 @@ def write_tiny_gguf(  # noqa: PLR0913 - a test names the one or two that it need
         layers: with 8 (19 MB), 3,000 tokens of prompt take about 2.5 s on one thread, each token of the answer 4 ms.
         endless: begin again after the last piece, for ever.
         shuffled: all pieces and the end are equally likely, so that the seed decides; greedy still says the answer.
+        random_weights: a seed; the answer is then no answer, and each token depends on all before it.
         metadata: more settings, or other values for those written here; None leaves a setting out.
     """
     pieces = answer_pieces(answer, whole_characters=shuffled)
@@ -81,7 +83,12 @@ def write_tiny_gguf(  # noqa: PLR0913 - a test names the one or two that it need
         _add_setting(writer, key, value)
     states = {tokens.index(_spelled(piece)): number for number, piece in enumerate(pieces, start=1)}
     table = _what_follows(list(states), tokens.index("<|im_end|>"), endless=endless, shuffled=shuffled)
-    _add_tensors(writer, shape, len(tokens), states, table, file_type)
+    embeddings, output = _tables(shape.width, len(tokens), states, table)
+    weights = {"token_embd": embeddings, "output": output, **_layers(shape)}
+    if random_weights is not None:
+        source = np.random.default_rng(random_weights)
+        weights = {name: source.normal(0, 0.3, weight.shape).astype(np.float32) for name, weight in weights.items()}
+    _add_tensors(writer, shape, weights, file_type)
     for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
         write()
     writer.close()
@@ -348,20 +355,21 @@ def _what_follows(pieces: list[int], end: int, *, endless: bool, shuffled: bool)
     return np.array(rows)
 
 
-def _add_tensors(
-    writer: gguf.GGUFWriter,
-    shape: _Shape,
-    vocabulary: int,
-    states: Mapping[int, int],
-    table: np.ndarray[Any, Any],
-    file_type: gguf.LlamaFileType,
-) -> None:
-    layers, width, feed_forward, heads, heads_kv = shape
+def _tables(
+    width: int, vocabulary: int, states: Mapping[int, int], table: np.ndarray[Any, Any]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the embeddings, the unit vector of each token's state, and the output matrix of what follows what."""
     embeddings = np.zeros((vocabulary, width), np.float32)
     embeddings[np.arange(vocabulary), [states.get(token, 0) for token in range(vocabulary)]] = 1
     output = np.zeros((vocabulary, width), np.float32)
     # The last norm makes a unit vector sqrt(width) long.
     output[table[:, 1].astype(int), table[:, 0].astype(int)] = table[:, 2] / np.sqrt(width)
+    return embeddings, output
+
+
+def _layers(shape: _Shape) -> dict[str, np.ndarray[Any, Any]]:
+    """Return layers that add nothing."""
+    layers, width, feed_forward, heads, heads_kv = shape
     rows_kv = width // heads * heads_kv
     matrices = {
         "attn_q": (width, width),
@@ -372,10 +380,18 @@ def _add_tensors(
         "ffn_up": (feed_forward, width),
         "ffn_down": (width, feed_forward),
     }
+    return {f"blk.{n}.{name}": np.zeros(size, np.float32) for n in range(layers) for name, size in matrices.items()}
+
+
+def _add_tensors(
+    writer: gguf.GGUFWriter,
+    shape: _Shape,
+    weights: Mapping[str, np.ndarray[Any, Any]],
+    file_type: gguf.LlamaFileType,
+) -> None:
     kind = gguf.GGMLQuantizationType[file_type.name.removeprefix("ALL_").removeprefix("MOSTLY_")]
-    weights = {f"blk.{n}.{name}": np.zeros(size, np.float32) for n in range(layers) for name, size in matrices.items()}
-    for name, weight in {"token_embd": embeddings, "output": output, **weights}.items():
+    for name, weight in weights.items():
         writer.add_tensor(f"{name}.weight", gguf.quants.quantize(weight, kind), raw_dtype=kind)
-    norms = [f"blk.{n}.{name}_norm" for n in range(layers) for name in ("attn", "ffn")]
+    norms = [f"blk.{n}.{name}_norm" for n in range(shape.layers) for name in ("attn", "ffn")]
     for name in ["output_norm", *norms]:
-        writer.add_tensor(f"{name}.weight", np.ones(width, np.float32))
+        writer.add_tensor(f"{name}.weight", np.ones(shape.width, np.float32))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..chat_template import ChatTemplate, Segment
 from ..errors import BackendMissing, ContextOverflow, EmptyPrompt, GenerationError, ModelError, ParameterError
 from ..gguf_file import GGUFHeader, read_header, require_chat_model
-from ..memory import find_gpus, format_bytes
+from ..memory import find_gpus, format_bytes, format_count
 from ..packages import outdated
 from ..text_stream import THINK_OPEN
 from ..types import Chunk, FinishReason, LoadProgress, MemoryNeed, Message, ModelCard, Usage
@@ -102,7 +102,7 @@ class LlamaCppBackend(BaseBackend):
         card = {
             "Name": header.name or _file(path).stem,
             "Architecture": header.architecture,
-            "Parameters": _count(header.parameters),
+            "Parameters": format_count(header.parameters),
             "Quantisation": header.quantization,
             "File": format_bytes(header.file_size),
             "Layers": str(header.n_layers),
@@ -338,11 +338,3 @@ def _recommended(header: GGUFHeader) -> dict[str, Any]:
         with contextlib.suppress(ParameterError):
             found |= validate(LlamaCppParameters, {name: value})
     return found
-
-
-def _count(number: int) -> str:
-    """Return a number of parameters as people say it: "7.2 B", "158 k"."""
-    for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= factor:
-            return f"{number / factor:.3g} {unit}"
-    return str(number)

@@ -23,20 +23,34 @@ Scope = Literal["load", "generate"]
 Kind = Literal["whole number", "number", "yes or no", "text", "list of texts", "choice"]
 
 
-def load(default: Any, help: str, *, advanced: bool = True, step: float | None = None, **bounds: Any) -> Any:
-    """Declare a parameter that takes effect when the model is loaded; `default` is what the engine does when unset."""
-    return _declare("load", default, help, advanced, step, bounds)
+def load(default: Any, help: str, **options: Any) -> Any:
+    """Declare a parameter that takes effect when the model is loaded.
+
+    Args:
+        default: what the engine does when it is unset.
+        options: `advanced=False` shows it in the simple view, `step` is its slider's, `file_only=True` takes it from a
+            model's file and from code, never from the page; all others are pydantic's (ge, le, pattern, examples, …).
+    """
+    return _declare("load", default, help, **options)
 
 
-def generate(default: Any, help: str, *, advanced: bool = True, step: float | None = None, **bounds: Any) -> Any:
-    """Declare a parameter that may change with every answer; `default` is what the engine does when unset."""
-    return _declare("generate", default, help, advanced, step, bounds)
+def generate(default: Any, help: str, **options: Any) -> Any:
+    """Declare a parameter that may change with every answer; arguments as for load()."""
+    return _declare("generate", default, help, **options)
 
 
 def _declare(
-    scope: Scope, default: Any, help: str, advanced: bool, step: float | None, bounds: Mapping[str, Any]
+    scope: Scope,
+    default: Any,
+    help: str,
+    *,
+    advanced: bool = True,
+    step: float | None = None,
+    file_only: bool = False,
+    **bounds: Any,
 ) -> Any:
-    extra = {"scope": scope, "advanced": advanced, "step": step, "engine_default": default}
+    extra: dict[str, Any] = {"scope": scope, "advanced": advanced, "step": step, "file_only": file_only}
+    extra["engine_default"] = default
     return Field(default=None, description=help, json_schema_extra=extra, **bounds)
 
 
@@ -102,12 +116,16 @@ class ParameterInfo:
     step: float | None
     choices: tuple[str, ...]
     max_length: int | None = None
+    examples: tuple[str, ...] = ()
+    file_only: bool = False
 
     @property
     def expectation(self) -> str:
         """What a value must be, for error texts: "a whole number from 1 to 8192"."""
         if self.choices:
             return "one of " + ", ".join(map(str, self.choices))
+        if self.examples:
+            return "a text such as " + ", ".join(self.examples)
         text = "true or false" if self.kind == "yes or no" else f"a {self.kind}"
         if self.minimum is not None and self.maximum is not None:
             return f"{text} from {_bound(self.minimum)} to {_bound(self.maximum)}"
@@ -146,6 +164,8 @@ def _info(name: str, field: FieldInfo) -> ParameterInfo:
         step=typing.cast("float | None", extra.get("step")),
         choices=typing.get_args(inner) if typing.get_origin(inner) is Literal else (),
         max_length=max_length,
+        examples=tuple(map(str, field.examples or ())),
+        file_only=bool(extra.get("file_only", False)),
     )
 
 

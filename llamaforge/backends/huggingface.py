@@ -1,0 +1,360 @@
+"""Hugging Face models through transformers: folders of safetensors, and repositories of the Hub.
+
+torch and transformers are imported when a model is loaded, never before, and CUDA is not touched earlier.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..chat_template import ChatTemplate, Segment
+from ..errors import ContextOverflow, EmptyPrompt, LlamaForgeError, ModelError
+from ..memory import format_bytes, format_count
+from ..text_stream import THINK_OPEN
+from ..types import Chunk, FinishReason, MemoryNeed, Message, ModelCard, Usage
+from .base import BaseBackend, plain_prompt
+from .huggingface_folder import HFFolder, read_folder
+from .huggingface_native import (
+    Answer,
+    Decoder,
+    Tokenizer,
+    device_of,
+    load_error,
+    quiet,
+    remote_code_error,
+    require_packages,
+)
+from .parameters import SamplingParameters, load
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PIECE = 512  # prompt tokens evaluated at a time; Stop is heard between
+USUAL_WINDOW = 8192  # what memory is estimated for: the cache grows with the chat
+ELEMENT = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+class HuggingFaceParameters(SamplingParameters):
+    """Parameters of transformers, by the names of `from_pretrained` where it has them."""
+
+    device: str | None = load(
+        "auto",
+        "Where the model runs; auto is the GPU where there is one.",
+        pattern=r"^(auto|cpu|mps|cuda(:\d{1,2})?)$",
+        examples=["auto", "cpu", "cuda", "cuda:1", "mps"],
+        advanced=False,
+    )
+    torch_dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = load(
+        "auto", "Type of the weights in memory; auto is that of the files.", advanced=False
+    )
+    quantization: Literal["4bit", "8bit"] | None = load(
+        None, "Shrink the weights while loading, by the package bitsandbytes. Unset: not at all."
+    )
+    trust_remote_code: bool | None = load(
+        False, "Let the model run its own Python code, with all your rights.", file_only=True
+    )
+    revision: str | None = load(None, "Branch, tag or commit of the Hub repository. Unset: main.", max_length=200)
+    cache_dir: str | None = load(None, "Folder for downloads. Unset: the Hub's usual one.", max_length=4096)
+    device_map: str | None = load(
+        None, "Spread over several devices: auto, balanced or sequential. Unset: one device.", max_length=200
+    )
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = load(
+        None, "How attention is computed. Unset: the best that the model and this machine know."
+    )
+
+
+class HuggingFaceBackend(BaseBackend):
+    """Runs one causal language model."""
+
+    Parameters = HuggingFaceParameters
+    ignored = {
+        "presence_penalty": "transformers has no such penalty; use repeat_penalty.",
+        "frequency_penalty": "transformers has no such penalty; use repeat_penalty.",
+    }
+
+    def __init__(self) -> None:
+        self._model: PreTrainedModel | None = None
+        self._tokenizer: Tokenizer | None = None
+        self._folder: HFFolder | None = None
+        self._template: ChatTemplate | None = None
+        self._device = ""
+        self._stopped = threading.Event()
+        self._cache: Any = None
+        self._cached: list[int] = []  # the tokens whose keys and values the cache holds
+
+    def check(self, path: str, parameters: Mapping[str, Any]) -> None:
+        require_packages(parameters)
+        folder = read_folder(_local(path))
+        if folder.wants_own_code and not parameters.get("trust_remote_code") and not _known_type(folder):
+            raise remote_code_error(folder.path.name)
+
+    def describe(self, path: str) -> ModelCard:
+        folder = read_folder(_local(path))
+        window = folder.context_window
+        facts = {
+            "Name": folder.path.name,
+            "Architecture": folder.architecture,
+            "Parameters": format_count(folder.parameters),
+            "Weights": ", ".join(folder.dtypes),
+            "Files": format_bytes(folder.file_size),
+            "Layers": str(folder.n_layers),
+            "Trained context": f"{window:,} tokens" if window else "not told",
+            "Chat template": "its own" if folder.has_template else "none: plain “user:” and “assistant:” lines",
+        }
+        limits = {"max_tokens": window} if window else {}
+        return ModelCard(facts=facts, limits=limits, defaults=_defaults(folder.generation))
+
+    def memory_needed(self, path: str, parameters: Mapping[str, Any]) -> MemoryNeed:
+        folder = read_folder(_local(path))
+        element = ELEMENT.get(str(parameters.get("torch_dtype")), 0)
+        weights = folder.parameters * element if element else folder.file_size
+        shrunk = {"4bit": 4, "8bit": 2}.get(str(parameters.get("quantization")), 1)
+        window = min(folder.context_window or USUAL_WINDOW, USUAL_WINDOW)
+        return MemoryNeed(weights=weights // shrunk, kv_cache=folder.kv_cache_bytes(window, element or 2))
+
+    def load_model(self, model_path: str, parameters: Mapping[str, Any] | None = None) -> None:
+        self.unload_model()
+        settings = dict(parameters or {})
+        self.check(model_path, settings)
+        folder = read_folder(_local(model_path))
+        device = device_of(settings.get("device"))
+        self._tokenizer, self._model = _open(folder, device, settings)
+        self._folder, self._device = folder, str(self._model.device)
+        self.context_window = folder.context_window
+
+    def is_model_loaded(self) -> bool:
+        return self._model is not None
+
+    def unload_model(self) -> None:
+        model, self._model = self._model, None
+        self._tokenizer = self._template = self._cache = None
+        self._cached = []
+        if model is not None:
+            import torch
+
+            del model
+            gc.collect()
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def count_tokens(self, text: str) -> int:
+        return len(self._tokens_of().encode([Segment(text, literal=True)]))
+
+    def summary(self) -> Sequence[str]:
+        if self._folder is None:
+            return ()
+        place = "on CPU" if self._device == "cpu" else f"on {self._device}"
+        window = f"{self.context_window:,} tokens" if self.context_window else "no known limit"
+        return (format_bytes(self._folder.file_size), place, window)
+
+    def chat_stream(
+        self, messages: Sequence[Message], parameters: Mapping[str, Any] | None = None
+    ) -> Iterator[str | Chunk]:
+        settings = dict(parameters or {})
+        template = self._chat_template()
+        if template is None:
+            settings["stop"] = [*settings.get("stop", []), "\nuser:"]
+            yield from self.generate_stream(plain_prompt(messages), settings)
+            return
+        segments = template.render(messages)
+        if segments[-1].text.rstrip().endswith(THINK_OPEN):
+            yield THINK_OPEN  # the template has opened the thoughts already, so the answer will not
+        yield from self._stream(self._tokens_of().encode(segments), settings)
+
+    def generate_stream(self, prompt: str, parameters: Mapping[str, Any] | None = None) -> Iterator[str | Chunk]:
+        return self._stream(self._tokens_of().encode_raw(prompt), parameters or {})
+
+    def _stream(self, prompt: list[int], parameters: Mapping[str, Any]) -> Iterator[str | Chunk]:
+        self._stopped.clear()
+        yield Chunk()  # whoever stops this answer is heard from here on
+        if not prompt:
+            raise EmptyPrompt("Write a message first.")
+        window = self.context_window
+        if window and len(prompt) >= window:
+            raise ContextOverflow(len(prompt), window)
+        decoder = self._tokens_of().decoder(parameters.get("stop") or ())
+        cached = self._reusable(prompt)
+        tokens: list[int] = []
+        finish: FinishReason = "cancelled"
+        try:
+            yield from self._evaluate(prompt, cached)
+            if not self._stopped.is_set():
+                finish = yield from self._generate(prompt, tokens, decoder, parameters)
+        except Exception:
+            self._cache = None  # nobody knows what it holds
+            raise
+        finally:
+            self._remember([*prompt, *tokens])
+        if finish != "cancelled" and (text := decoder.flush()):
+            yield text
+        yield Chunk(finish_reason=finish, usage=Usage(len(prompt), decoder.count, cached))
+
+    def _evaluate(self, prompt: list[int], cached: int) -> Iterator[Chunk]:
+        """Evaluate all of the prompt but its last token, in pieces; a model without a common cache does it later."""
+        import torch
+
+        if self._cache is None:
+            return
+        model = self._loaded()
+        for start in range(cached, len(prompt) - 1, PIECE):
+            if self._stopped.is_set():
+                return
+            piece = torch.tensor([prompt[start : min(start + PIECE, len(prompt) - 1)]], device=model.device)
+            with torch.inference_mode():
+                model.base_model(input_ids=piece, past_key_values=self._cache, use_cache=True)
+            yield Chunk(progress=min(1.0, (start + PIECE) / len(prompt)))
+
+    def _generate(
+        self, prompt: list[int], tokens: list[int], decoder: Decoder, parameters: Mapping[str, Any]
+    ) -> Generator[str, None, FinishReason]:
+        """Yield the answer's text and note its tokens; return why it ended."""
+        import torch
+
+        model = self._loaded()
+        budget = _budget(parameters.get("max_tokens"), self.context_window, len(prompt))
+        seed = parameters.get("seed")
+        torch.seed() if seed is None else torch.manual_seed(seed)
+        ids = torch.tensor([prompt], device=model.device)
+        cache = {"past_key_values": self._cache} if self._cache is not None else {}
+        answer = Answer(
+            model,
+            self._stopped,
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=budget,
+            **cache,
+            **_sampling(parameters),
+        )
+        ends = self._end_tokens()
+        for token in answer:
+            tokens.append(token)
+            if token in ends:
+                return "stop"
+            if self._stopped.is_set():
+                return "cancelled"
+            if text := decoder.feed(token):
+                yield text
+            if decoder.stopped:
+                return "stop"
+        return "length" if len(tokens) >= budget else "cancelled"
+
+    def _end_tokens(self) -> set[int]:
+        found = getattr(self._loaded().generation_config, "eos_token_id", None)
+        return set(found) if isinstance(found, list) else set() if found is None else {found}
+
+    def _reusable(self, prompt: list[int]) -> int:
+        """Cut the cache to its common prefix with the prompt and return how many tokens that is."""
+        # The last token is always evaluated anew: its logits choose the first token of the answer.
+        most = min(len(self._cached), len(prompt) - 1)
+        common = next((i for i in range(most) if self._cached[i] != prompt[i]), most)
+        surplus = self._cache.get_seq_length() - common if self._cache is not None else 0
+        if self._cache is None or not common or (surplus and not self._cropped(surplus)):
+            self._cache, common = _new_cache(self._loaded()), 0
+        self._cached = []  # until it is known what this answer adds
+        return common
+
+    def _cropped(self, surplus: int) -> bool:
+        """Take the last tokens out of the cache, where that is possible: recurrent models cannot go back."""
+        if not getattr(self._cache, "is_croppable", False):
+            return False
+        self._cache.crop(-surplus)
+        return True
+
+    def _remember(self, tokens: list[int]) -> None:
+        self._cached = tokens[: self._cache.get_seq_length()] if self._cache is not None else []
+
+    def _chat_template(self) -> ChatTemplate | None:
+        tokenizer = self._tokens_of()
+        if self._template is None and tokenizer.template:
+            self._template = ChatTemplate(
+                tokenizer.template,
+                bos_token=tokenizer.text_of("bos_token"),
+                eos_token=tokenizer.text_of("eos_token"),
+                control_tokens=tokenizer.control_tokens,
+            )
+        return self._template
+
+    def _loaded(self) -> PreTrainedModel:
+        if self._model is None:
+            raise ModelError("No model is loaded in this backend. Call load_model first.")
+        return self._model
+
+    def _tokens_of(self) -> Tokenizer:
+        if self._tokenizer is None:
+            raise ModelError("No model is loaded in this backend. Call load_model first.")
+        return self._tokenizer
+
+
+def _local(path: str) -> Path:
+    return Path(path).expanduser()
+
+
+def _open(folder: HFFolder, device: str, settings: Mapping[str, Any]) -> tuple[Tokenizer, PreTrainedModel]:
+    import transformers
+
+    quiet()
+    trusted = {"trust_remote_code": bool(settings.get("trust_remote_code")), "local_files_only": True}
+    placed = {"device_map": settings["device_map"]} if settings.get("device_map") else {}
+    if attention := settings.get("attn_implementation"):
+        placed["attn_implementation"] = attention
+    if bits := settings.get("quantization"):
+        placed["quantization_config"] = transformers.BitsAndBytesConfig(**{f"load_in_{bits}": True})
+        placed.setdefault("device_map", device)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, **trusted)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder.path, dtype=settings.get("torch_dtype") or "auto", use_safetensors=True, **trusted, **placed
+        )
+        return Tokenizer(tokenizer), model.eval() if "device_map" in placed else model.to(device).eval()
+    except LlamaForgeError:
+        raise
+    # A folder of a stranger's, and with trust_remote_code their code, may raise anything.
+    except Exception as error:
+        raise load_error(folder.path.name, error) from error
+
+
+def _known_type(folder: HFFolder) -> bool:
+    """Tell whether transformers itself knows this type of model, so that it needs no code of the folder's."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return folder.config.get("model_type") in CONFIG_MAPPING_NAMES
+
+
+def _new_cache(model: PreTrainedModel) -> Any:
+    from transformers import DynamicCache
+
+    return DynamicCache(config=model.config) if model._supports_default_dynamic_cache() else None
+
+
+def _budget(max_tokens: int | None, window: int | None, prompt: int) -> int:
+    left = window - prompt if window else USUAL_WINDOW
+    return min(max_tokens or left, left) if window else max_tokens or left
+
+
+def _sampling(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what generate() is given; what is unset is left to the model's generation_config.json."""
+    names = {"top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition_penalty"}
+    chosen = {theirs: parameters[ours] for ours, theirs in names.items() if parameters.get(ours) is not None}
+    temperature = parameters.get("temperature")
+    if temperature is None:
+        return chosen
+    return chosen | ({"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False})
+
+
+def _defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of unset parameters: those of generation_config.json, else of transformers."""
+    sampled = bool(generation.get("do_sample"))
+    return {
+        "temperature": float(generation.get("temperature") or 1.0) if sampled else 0.0,
+        "top_p": float(generation.get("top_p") or 1.0),
+        "top_k": int(generation.get("top_k") or 50),
+        "min_p": float(generation.get("min_p") or 0.0),
+        "repeat_penalty": float(generation.get("repetition_penalty") or 1.0),
+    }
