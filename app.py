@@ -54,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     from llamaforge import LlamaForge, LlamaForgeError
 
     forge = LlamaForge(flags.config or os.environ.get("LLAMAFORGE_CONFIG") or HERE / "configs", isolate=True)
+    _tell_plugins(forge)
     first = flags.model or forge.config.settings.default_model
     try:
         if flags.model:
@@ -98,6 +99,15 @@ def _launch(forge: LlamaForge, flags: argparse.Namespace) -> gr.Blocks | None:
         print(f"Guests (chat only): {public_address or address}. Models and settings come from the config folder.")
     sys.stdout.flush()
     return blocks
+
+
+def _tell_plugins(forge: LlamaForge) -> None:
+    """Name what runs with the rights of the person who started this, and what could not."""
+    problems = forge.config.plugin_problems
+    if loaded := [name for name in forge.config.settings.plugins if name not in problems]:
+        print(f"Plugins: {', '.join(loaded)}")
+    for problem in problems.values():
+        print(problem)
 
 
 def _load(forge: LlamaForge, name: str) -> None:

@@ -24,6 +24,7 @@ from .errors import (
     NoModelLoaded,
     OutOfMemory,
     ParameterError,
+    PluginError,
 )
 from .forge import LlamaForge, Status
 from .generation import Generation
@@ -61,6 +62,7 @@ __all__ = [
     "ParameterError",
     "ParameterInfo",
     "Parameters",
+    "PluginError",
     "Result",
     "SamplingParameters",
     "Setting",

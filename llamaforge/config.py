@@ -20,7 +20,8 @@ import platformdirs
 
 from .backends import backend_names, get_backend
 from .backends.parameters import Parameters, unknown_name, validate
-from .errors import BackendError, ConfigError, LlamaForgeError, ParameterError
+from .errors import BackendError, ConfigError, LlamaForgeError, ParameterError, PluginError
+from .plugins import import_plugins
 from .yaml_file import YamlFile, read_raw
 
 MODEL_KEYS = ("backend", "path", "description", "parameters")
@@ -55,6 +56,7 @@ class Settings:
     default_model: str | None = None
     models_dir: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
+    plugins: list[str] = field(default_factory=list)
     file: YamlFile | None = None
     problem: ConfigError | None = None
 
@@ -71,6 +73,7 @@ class Config:
         self.folder = (Path(folder).expanduser() if folder is not None else default_folder()).absolute()
         self.models: dict[str, Model] = {}
         self.settings = Settings()
+        self.plugin_problems: dict[str, PluginError] = {}
         self._unsaved: set[str] = set()
         self._removed: set[str] = set()
         for folder in (self.folder, self.models_folder):
@@ -87,6 +90,8 @@ class Config:
     def reload(self) -> None:
         """Read every file anew; models added in code and not yet saved stay."""
         self.settings = _read_settings(self.folder / "settings.yaml")
+        # First, since they bring backends that the models name.
+        self.plugin_problems = import_plugins(self.settings.plugins, self.folder / "plugins")
         unsaved = {name: self.models[name] for name in self._unsaved}
         files = sorted(self.models_folder.glob("*.yaml")) if self.models_folder.is_dir() else []
         shown = [file for file in files if not file.name.startswith(".") and file.stem not in self._removed]
@@ -273,6 +278,7 @@ def _read_settings(path: Path) -> Settings:
         _check_keys(file, SETTINGS_KEYS)
         settings.default_model = _text(file, "default_model", required=False) or None
         settings.models_dir = _text(file, "models_dir", required=False) or None
+        settings.plugins = _names(file, "plugins")
         parameters = _mapping(file, "parameters")
         _check_shared_parameters(file, parameters)
         settings.parameters = parameters
@@ -328,6 +334,15 @@ def _mapping(file: YamlFile, key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise file.error(f"{key} must be lines of 'name: value' set in by two spaces, found {value!r}.", key)
     return dict(value)
+
+
+def _names(file: YamlFile, key: str) -> list[str]:
+    value = file.data.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise file.error(f"{key} must be a list of names, [one, two], found {value!r}.", key)
+    return value
 
 
 def _at(file: YamlFile, keys: tuple[str, ...]) -> Any:

@@ -9,6 +9,7 @@ LlamaForgeError
 │   ├── ModelFileError       the file is missing, damaged or no chat model
 │   ├── OutOfMemory          the model needs more than the machine has
 │   └── LoadSuperseded       a newer load or unload took this one's place
+├── PluginError              a plugin cannot be found or imported
 ├── BackendError             a backend is unknown, registered twice or broken
 │   └── BackendMissing       the package behind a backend is not installed
 └── GenerationError          a message cannot be answered
@@ -83,6 +84,10 @@ class OutOfMemory(ModelError):
 
 class LoadSuperseded(ModelError):
     """A newer load or unload took this one's place."""
+
+
+class PluginError(LlamaForgeError):
+    """A plugin cannot be found or imported."""
 
 
 class BackendError(LlamaForgeError):

@@ -88,7 +88,8 @@ class ModelBar:
 
     def _notices(self) -> str:
         status, settings = self.page.forge.status, self.page.forge.config.settings
-        problem = str(settings.problem) if settings.problem else ""
+        broken = self.page.forge.config.plugin_problems
+        problem = " ".join(map(str, [*([settings.problem] if settings.problem else []), *broken.values()]))
         error = str(status.error) if status.error else ""
         changed = f"The settings of {status.model} have changed. Load it again to apply them."
         hint = notice(changed if self.page.forge.settings_changed else "", "hint")

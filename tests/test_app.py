@@ -237,6 +237,31 @@ def test_it_serves_and_answers_where_no_file_can_be_written(folder: Path, tmp_pa
     assert "Traceback" not in program.output
 
 
+FOUR_METHODS = """
+from llamaforge.backends.base import BaseBackend
+from llamaforge.backends import register_backend
+
+class MyCustomBackend(BaseBackend):
+    def load_model(self, model_path, parameters=None): ...
+    def generate(self, prompt, parameters=None): ...
+    def generate_stream(self, prompt, parameters=None): yield "Streaming response"
+    def is_model_loaded(self): return True
+
+register_backend("my_custom", MyCustomBackend)
+"""
+
+
+def test_a_custom_backend_of_four_methods_answers_on_the_page(folder: Path) -> None:
+    (folder / "plugins").mkdir()
+    (folder / "plugins" / "my_plugin.py").write_text(FOUR_METHODS, "utf-8")
+    (folder / "settings.yaml").write_text("plugins: [my_plugin, gone]\n", "utf-8")
+    (folder / "models" / "mine.yaml").write_text("backend: my_custom\npath: anywhere\n", "utf-8")
+    with started("--config", str(folder), "--port", str(free_port()), "--model", "mine") as program:
+        answer = ask_when_loaded(program.wait_until_up(), "Hi").result(timeout=30)
+        assert answer == "Streaming response"
+        assert "Plugins: my_plugin" in program.output and "Plugin 'gone' was not found." in program.output
+
+
 @pytest.mark.parametrize("kind", ["missing", "empty", "broken", "a file"])
 def test_it_starts_whatever_the_config_folder_is_like(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "config"

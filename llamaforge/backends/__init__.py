@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+from importlib.metadata import entry_points
 
 from ..errors import BackendError
 from .base import BaseBackend
@@ -43,7 +45,7 @@ def get_backend(name: str) -> type[BaseBackend]:
     Raises:
         BackendError: the name is unknown, or its module cannot be imported.
     """
-    if name not in _registry:
+    if name not in backend_names():
         raise BackendError(unknown_name("backend", name, backend_names()))
     backend = _registry[name]
     return _import_backend(name, backend) if isinstance(backend, str) else backend
@@ -56,8 +58,16 @@ def backend_place(name: str) -> str | None:
 
 
 def backend_names() -> list[str]:
-    """Return the names of all registered backends, built-in ones first."""
+    """Return the names of all registered backends, built-in ones first; installed packages may bring some."""
+    for name, place in _installed():
+        _registry.setdefault(name, place)
     return list(_registry)
+
+
+@functools.cache
+def _installed() -> tuple[tuple[str, str], ...]:
+    """Return the backends of installed packages: entry points of the group "llamaforge.backends"."""
+    return tuple((point.name, point.value) for point in entry_points(group="llamaforge.backends"))
 
 
 def _import_backend(name: str, place: str) -> type[BaseBackend]:
