@@ -31,6 +31,11 @@ def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--share", action="store_true", help="make a public Gradio link: guests may chat, no more")
     parser.add_argument("--config", type=Path, metavar="DIR", help="settings and models (default: configs/)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="conversations and caches (default: the user's own)")
+    parser.add_argument(
+        "--allow-remote-code",
+        action="store_true",
+        help="let models run their own Python code where their file says trust_remote_code: true; never when shared",
+    )
     parser.add_argument("--model", metavar="NAME", help="load this model instead of default_model")
     return parser.parse_args(arguments)
 
@@ -53,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     from llamaforge import LlamaForge, LlamaForgeError
 
-    forge = LlamaForge(flags.config or os.environ.get("LLAMAFORGE_CONFIG") or HERE / "configs", isolate=True)
+    folder = flags.config or os.environ.get("LLAMAFORGE_CONFIG") or HERE / "configs"
+    forge = LlamaForge(folder, isolate=True, allow_remote_code=flags.allow_remote_code)
     _tell_plugins(forge)
     first = flags.model or forge.config.settings.default_model
     try:
@@ -89,6 +95,7 @@ def _launch(forge: LlamaForge, flags: argparse.Namespace) -> gr.Blocks | None:
         _refuse(f"The page needs packages that are not installed ({error.name}). Run: pip install -r requirements.txt")
         return None
     access = Access.decide(flags.host, flags.share)
+    forge.allow_remote_code &= access.local  # a stranger who finds a hole must not find this one open
     port = flags.port or next((p for p in range(PORT, PORT + PORTS_TRIED) if _is_free(flags.host, p)), PORT)
     if flags.port is None and port != PORT:
         print(f"Port {PORT} is used by another program, so this is port {port}.")

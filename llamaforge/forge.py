@@ -52,11 +52,20 @@ class LlamaForge:
         config: the config folder; see Config for where it is by default.
         isolate: run local backends in a child process, which the page does: a crash of the engine ends one answer.
         longest_line: how many answers may wait for the running one.
+        allow_remote_code: whether a model whose file says `trust_remote_code: true` is loaded.
     """
 
-    def __init__(self, config: str | Path | None = None, *, isolate: bool = False, longest_line: int = 64) -> None:
+    def __init__(
+        self,
+        config: str | Path | None = None,
+        *,
+        isolate: bool = False,
+        longest_line: int = 64,
+        allow_remote_code: bool = True,
+    ) -> None:
         self.config = Config(config)
         self._isolate = isolate
+        self.allow_remote_code = allow_remote_code
         self._longest_line = longest_line
         self._engine: Engine | None = None
         self._loaded: Model | None = None
@@ -281,6 +290,11 @@ class LlamaForge:
         if model.problem is not None:
             raise model.problem
         path, parameters = self.config.model_path(model), effective(model, self.config.settings, call)
+        if parameters.get("trust_remote_code") and not self.allow_remote_code:
+            raise ModelError(
+                f"{model.name} is set to run its own Python code (trust_remote_code). If you trust its author, start "
+                "with --allow-remote-code on this computer; shared pages never allow it."
+            )
         backend.check(path, parameters)
         need = backend.memory_needed(path, parameters)
         if need is None:

@@ -30,7 +30,8 @@ class Page:
         if not chosen or model not in self.forge.config.models:
             return {}
         infos = describe(get_backend(self.forge.model(model).backend).Parameters)
-        return {name: value for name, value in chosen.items() if name in infos and infos[name].scope == scope}
+        wanted = [info.name for info in infos.values() if info.scope == scope and not info.file_only]
+        return {name: chosen[name] for name in wanted if name in chosen}
 
 
 def unlisted(**more: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+
 from llamaforge import LlamaForgeError, ModelCard, ParameterInfo, Setting, describe, get_backend, validate
 
 from .convert import notice
@@ -105,13 +106,15 @@ def _control(drawing: Drawing, info: ParameterInfo, setting: Setting) -> None:
     origin = f"Set by {setting.origin}." if setting.is_set else _unset(setting.value)
     if info.name in drawing.ignored:
         origin = drawing.ignored[info.name]
+    elif info.file_only:
+        origin = f"{origin} Only in the model's file."
     load = f" {AT_NEXT_LOAD}" if info.scope == "load" else ""
     common = {
         "label": info.name,
         "info": f"{info.help}{load} {origin}",
         "elem_id": f"param-{info.name}",
         "elem_classes": SET if setting.is_set else UNSET,
-        "interactive": info.name not in drawing.ignored,
+        "interactive": info.name not in drawing.ignored and not info.file_only,
     }
     control = _component(info, setting.value, drawing.limits.get(info.name), common)
     shown = control.value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from gradio_client import Client
 from page_kit import ROOT, Program, free_port
 from scripted import claim_version, until
 from tiny_gguf import COUNTING_ANSWER, write_tiny_gguf
+from tiny_hf import write_tiny_hf
 
 import app as app_module
 
@@ -95,7 +97,7 @@ def test_help_names_every_flag_without_loading_the_page() -> None:
         [sys.executable, "-X", "importtime", "app.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0
-    for flag in ("--host", "--port", "--share", "--config", "--data", "--model"):
+    for flag in ("--host", "--port", "--share", "--config", "--data", "--model", "--allow-remote-code"):
         assert flag in done.stdout
     assert "gradio" not in done.stderr
 
@@ -260,6 +262,33 @@ def test_a_custom_backend_of_four_methods_answers_on_the_page(folder: Path) -> N
         answer = ask_when_loaded(program.wait_until_up(), "Hi").result(timeout=30)
         assert answer == "Streaming response"
         assert "Plugins: my_plugin" in program.output and "Plugin 'gone' was not found." in program.output
+
+
+@pytest.mark.parametrize(
+    ("flags", "allowed"),
+    [((), False), (("--allow-remote-code",), True), (("--allow-remote-code", "--host", "0.0.0.0"), False)],
+    ids=["by default", "by flag", "when shared"],
+)
+def test_a_models_own_code_needs_the_flag_and_a_page_that_nobody_shares(
+    folder: Path, tmp_path: Path, flags: tuple[str, ...], allowed: bool
+) -> None:
+    model = write_own_code(tmp_path / "own")
+    text = f"backend: huggingface\npath: {model}\nparameters:\n  trust_remote_code: true\n"
+    (folder / "models" / "own.yaml").write_text(text, "utf-8")
+    with started("--config", str(folder), "--port", str(free_port()), "--model", "own", *flags) as program:
+        line = program.wait_for("own was not loaded")
+    assert ("is set to run its own Python code (trust_remote_code)" in line) is not allowed
+    assert (tmp_path / "canary").exists() is allowed
+
+
+def write_own_code(folder: Path) -> Path:
+    """Write a model of a type that only its own code knows; the code leaves a file behind, and is no model."""
+    write_tiny_hf(folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own_code.Config"}}
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    (folder / "own_code.py").write_text(f"open({str(folder.parent / 'canary')!r}, 'w').close()\n", "utf-8")
+    return folder
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "broken", "a file"])
