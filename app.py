@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import socket
@@ -27,7 +28,7 @@ def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the flags of the command line."""
     parser = argparse.ArgumentParser(prog="app.py", description="Chat with any language model from one web page.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; any but a loopback one is public")
-    parser.add_argument("--port", type=int, help=f"port to listen on (default: {PORT}, then the next free one)")
+    parser.add_argument("--port", type=_port, help=f"port to listen on (default: {PORT}, then the next free one)")
     parser.add_argument("--share", action="store_true", help="make a public Gradio link: guests may chat, no more")
     parser.add_argument("--config", type=Path, metavar="DIR", help="settings and models (default: configs/)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="conversations and caches (default: the user's own)")
@@ -50,11 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(name, lambda *_: end.set())
     if os.environ.get("SPACE_ID"):
         flags.host, flags.port = "0.0.0.0", PORT
-    if flags.port is not None and not _is_free(flags.host, flags.port):
-        return _refuse(
-            f"Port {flags.port} is used by another program (maybe LlamaForge is already running). "
-            f"Use --port {flags.port + 1}."
-        )
+    try:
+        flags.port = _free_port(flags.host, flags.port)
+    except OSError as error:
+        return _refuse(str(error))
 
     from llamaforge import LlamaForge, LlamaForgeError
 
@@ -96,16 +96,27 @@ def _launch(forge: LlamaForge, flags: argparse.Namespace) -> gr.Blocks | None:
         return None
     access = Access.decide(flags.host, flags.share)
     forge.allow_remote_code &= access.local  # a stranger who finds a hole must not find this one open
-    port = flags.port or next((p for p in range(PORT, PORT + PORTS_TRIED) if _is_free(flags.host, p)), PORT)
-    if flags.port is None and port != PORT:
-        print(f"Port {PORT} is used by another program, so this is port {port}.")
     blocks = build_ui(forge, access)
-    _app, address, public_address = blocks.launch(**launch_options(flags.host, port, share=flags.share))
+    _app, address, public_address = blocks.launch(**launch_options(flags.host, flags.port, share=flags.share))
     print(f"LlamaForge is at {address}")
     if not access.local:
-        print(f"Guests (chat only): {public_address or address}. Models and settings come from the config folder.")
+        print(f"Guests (chat only): {public_address or _address_for_others(flags)}")
+        print("Models and settings come from the config folder.")
     sys.stdout.flush()
     return blocks
+
+
+def _address_for_others(flags: argparse.Namespace) -> str:
+    """Return the address that other computers of this network reach the page by."""
+    host = flags.host
+    if host in ("0.0.0.0", "::"):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(("192.0.2.1", 9))  # nothing is sent: it only chooses the network card
+                host = probe.getsockname()[0]
+            except OSError:
+                host = socket.gethostname()  # this computer is in no network
+    return f"http://{f'[{host}]' if ':' in host else host}:{flags.port}"
 
 
 def _tell_plugins(forge: LlamaForge) -> None:
@@ -144,15 +155,41 @@ def _do_without_a_disk() -> None:
         print("No file can be written on this computer (is its disk full?). You can chat; nothing can be saved.")
 
 
-def _is_free(host: str, port: int) -> bool:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65_535:
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, found {text!r}")
+    return int(text)
+
+
+def _free_port(host: str, asked: int | None) -> int:
+    """Return the port to listen on: the one that was asked for, else the usual one or the next free one.
+
+    Raises:
+        OSError: there is none; its text is a sentence.
+    """
+    for port in [asked] if asked is not None else range(PORT, PORT + PORTS_TRIED):
         try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+            _try_port(host, port)
+        except PermissionError as error:
+            raise OSError(f"Port {port} needs the rights of an administrator. Use --port {PORT}.") from error
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                continue
+            raise OSError(f"This computer has no address {host!r}. Use --host 127.0.0.1.") from error
+        if asked is None and port != PORT:
+            print(f"Port {PORT} is used by another program, so this is port {port}.")
+        return port
+    if asked is None:
+        raise OSError(f"Ports {PORT} to {PORT + PORTS_TRIED - 1} are all used by other programs. Use --port.")
+    raise OSError(
+        f"Port {asked} is used by another program (maybe LlamaForge is already running). Use --port {asked + 1}."
+    )
+
+
+def _try_port(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
 
 
 def _refuse(sentence: str) -> int:

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import gradio as gr
 from gradio.events import api
 
-import gradio as gr
 from llamaforge import EmptyPrompt, Generation, GenerationError, LlamaForgeError, NoModelLoaded, clean_text
 
 from .conversation import AnswerRunning, Conversation, Start
@@ -21,9 +21,9 @@ Updates = dict[Any, Any]
 
 EMPTY_CHAT = """### Chat with a model on your own computer
 
-1. In **Models**, register a GGUF file by its path.
+1. In **Models**, register a model, if there is none yet: a GGUF file, by its path.
 2. Choose it at the top and press **Load**.
-3. Write a message below. Nothing you write leaves this computer.
+3. Write a message below. What you write to a model on this computer does not leave it.
 """
 EMPTY_PUBLIC_CHAT = """### Say something
 
@@ -88,22 +88,33 @@ class ChatTab:
         return {button: button.value for button in (parts.send, parts.stop, parts.regenerate, parts.undo)}
 
     async def answer(
-        self, conversation: Conversation, begin: Callable[[], Generation | None], **changes: Any
+        self,
+        conversation: Conversation,
+        begin: Callable[[], Generation | None],
+        box: str = "",
+        written: str = "",
+        **changes: Any,
     ) -> AsyncIterator[Updates]:
-        """Begin an answer and draw it; where it cannot begin, say why and leave everything as it was."""
+        """Begin an answer and draw it; where it cannot begin, say why and leave everything as it was.
+
+        Args:
+            box: what stands in the message box and must not be overwritten.
+            written: what the visitor wrote elsewhere, and finds in the message box where it cannot be used.
+        """
         try:
             generation = begin()
         except AnswerRunning:
             pass  # a second click on Send
         except LlamaForgeError as error:
-            yield self.settled(conversation) | self.problem(error)
+            restored = {"input": written} if written and not box.strip() else {}
+            yield self.settled(conversation, **restored) | self.problem(error)
         else:
-            async for updates in self.follow(conversation, generation, **changes):
+            async for updates in self.follow(conversation, generation, box, **changes):
                 yield updates
         yield self.labels()
 
     async def follow(
-        self, conversation: Conversation, generation: Generation | None, **changes: Any
+        self, conversation: Conversation, generation: Generation | None, box: str = "", **changes: Any
     ) -> AsyncIterator[Updates]:
         """Draw the conversation, and an answer from its beginning to its end."""
         yield self.settled(conversation, **changes)
@@ -114,10 +125,11 @@ class ChatTab:
             live = {self.parts.live: _live_text(frame), self.parts.live_status: _live_status(frame)}
             yield live | buttons
         result = generation.result
-        error = problem_of(result.error if result else None)
-        unanswered = conversation.forget_failed()
-        restored = {} if unanswered is None else {"input": unanswered}
-        yield self.settled(conversation, notice=notice(error), **restored)
+        error = result.error if result else None
+        details = error.details if isinstance(error, LlamaForgeError) and self.page.access.local else ""
+        written = conversation.forget_failed()
+        restored = {"input": written} if written and not box.strip() else {}
+        yield self.settled(conversation, notice=notice(problem_of(error), details=details), **restored)
 
     @property
     def model(self) -> str:
@@ -190,7 +202,7 @@ def _components(page: Page) -> ChatParts:
                 elem_id="chat-input",
                 label="Message",
                 show_label=False,
-                placeholder="Write a message. Enter sends it.",
+                placeholder="Message",
                 lines=1,
                 max_lines=8,
                 scale=8,
@@ -225,7 +237,8 @@ def _wire_asking(tab: ChatTab) -> None:
     @page.access.handler("guest")
     async def regenerate(values: Updates, request: gr.Request) -> AsyncIterator[Updates]:
         conversation = tab.told(values, request)
-        async for updates in tab.answer(conversation, lambda: conversation.regenerate(tab.start(request), tab.model)):
+        start = tab.start(request)
+        async for updates in tab.answer(conversation, lambda: conversation.regenerate(start, tab.model)):
             yield updates
 
     @page.access.handler("guest")
@@ -259,10 +272,10 @@ def _wire_editing(tab: ChatTab) -> None:
             text = _required(str(change.value))
             if not (0 <= index < len(shown) and shown[index].editable):
                 raise GenerationError("Only messages can be edited.")
-            answered_anew = conversation.edit(shown[index].turn, text)
-            return conversation.regenerate(tab.start(request), tab.model) if answered_anew else None
+            return conversation.edit(shown[index].turn, text, tab.start(request), tab.model)
 
-        async for updates in tab.answer(conversation, begin):
+        box = values[parts.input] or ""
+        async for updates in tab.answer(conversation, begin, box, str(change.value)):
             yield updates
 
     @page.access.handler("guest")
@@ -279,7 +292,7 @@ def _wire_editing(tab: ChatTab) -> None:
         return tab.settled(conversation)
 
     outputs = list(parts)
-    parts.turns.edit(edit, {parts.system_prompt}, outputs, concurrency_limit=None, **unlisted())
+    parts.turns.edit(edit, {parts.input, parts.system_prompt}, outputs, concurrency_limit=None, **unlisted())
     parts.new.click(new_chat, None, outputs, **at_once())
     parts.undo.click(undo, {parts.input}, outputs, **at_once())
 

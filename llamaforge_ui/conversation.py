@@ -51,8 +51,11 @@ class Conversation:
     turns: list[Turn] = field(default_factory=list)
     system_prompt: str = ""
     parameters: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each model, as this visitor set them
+    file_said: dict[str, dict[str, Any]] = field(default_factory=dict)  # of these parameters, when they were set here
     sessions: set[str] = field(default_factory=set)
     _asked: tuple[str, float] = ("", 0.0)
+    _before: list[Turn] = field(default_factory=list)  # the last answer was asked for
+    _written: str = ""  # by the visitor, to get that answer
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
@@ -66,8 +69,11 @@ class Conversation:
 
     def messages(self) -> list[Message]:
         """Return what the model is given: the system prompt and every turn that holds text."""
+        return self._messages(self.turns)
+
+    def _messages(self, turns: list[Turn]) -> list[Message]:
         system = [Message("system", self.system_prompt)] if self.system_prompt.strip() else []
-        said = [Message("user" if turn.role == "user" else "assistant", turn.text) for turn in self.turns if turn.text]
+        said = [Message("user" if turn.role == "user" else "assistant", turn.text) for turn in turns if turn.text]
         return system + said
 
     def ask(self, text: str, start: Start, model: str) -> Generation:
@@ -77,43 +83,36 @@ class Conversation:
             AnswerRunning: the last answer is still being written.
         """
         with self._lock:
-            self._require_idle()
-            self.turns.append(Turn("user", text))
-            try:
-                generation = self._answer(start, model)
-                self._asked = (text, time.monotonic())
-                return generation
-            except LlamaForgeError:
-                self.turns.pop()
-                raise
+            generation = self._answer([*self.turns, Turn("user", text)], start, model, text)
+            self._asked = (text, time.monotonic())
+            return generation
 
     def asked_just_now(self, text: str) -> bool:
         """Tell whether this very message was sent a moment ago: a second click on Send, an Enter too many."""
         return self._asked[0] == text and time.monotonic() - self._asked[1] < DOUBLE_CLICK
 
     def regenerate(self, start: Start, model: str) -> Generation | None:
-        """Answer the last message anew; None where there is none. The old answer stays where the start fails."""
+        """Answer the last message anew; None where there is none. The old answer stays where that fails."""
         with self._lock:
             self._require_idle()
-            old = self.turns.pop() if self.turns and self.turns[-1].role == "assistant" else None
-            try:
-                return self._answer(start, model) if self.turns else None
-            except LlamaForgeError:
-                if old is not None:
-                    self.turns.append(old)
-                raise
+            answered = bool(self.turns) and self.turns[-1].role == "assistant"
+            turns = self.turns[:-1] if answered else self.turns
+            return self._answer(turns, start, model, "") if turns else None
 
-    def edit(self, index: int, text: str) -> bool:
-        """Replace what was said in a turn; True where it was the visitor's, whose later turns are dropped with it."""
+    def edit(self, index: int, text: str, start: Start, model: str) -> Generation | None:
+        """Replace what was said in a turn; a message of the visitor's is answered anew, without the turns after it.
+
+        Where that answer fails, all of them stay.
+        """
         with self._lock:
             self._require_idle()
             if not 0 <= index < len(self.turns):
-                return False
+                return None
             role = self.turns[index].role
-            self.turns[index] = Turn(role, text)
             if role == "user":
-                del self.turns[index + 1 :]
-            return role == "user"
+                return self._answer([*self.turns[:index], Turn(role, text)], start, model, text)
+            self.turns[index] = Turn(role, text)
+            return None
 
     def undo(self) -> str:
         """Take the last message and its answer back and return the message's text."""
@@ -125,17 +124,23 @@ class Conversation:
             return self.turns.pop().text if self.turns else ""
 
     def forget_failed(self) -> str | None:
-        """Where the last answer failed before its first word, take it and its message back; return the message."""
+        """Where the last answer failed before its first word, go back to what was before it.
+
+        Returns the text that the visitor wrote for it and should not have to write again, None where all went well.
+        """
         with self._lock:
             last = self.turns[-1] if self.turns else None
             failed = last is not None and last.result is not None and last.result.error is not None
-            return self.undo() if failed and last is not None and not (last.text or last.reasoning) else None
+            if last is None or not failed or last.text or last.reasoning:
+                return None
+            self.turns, self._asked = self._before, ("", 0.0)
+            return self._written
 
     def clear(self) -> None:
         """Begin anew; a running answer is stopped."""
         with self._lock:
             self.stop()
-            self.turns = []
+            self.turns, self._before = [], []
 
     def stop(self) -> None:
         """Stop the running answer; what is written stays."""
@@ -143,9 +148,12 @@ class Conversation:
         if self.running is not None:
             self.running.stop()
 
-    def _answer(self, start: Start, model: str) -> Generation:
-        generation = start(self.messages())
-        self.turns.append(Turn("assistant", generation=generation, model=model))
+    def _answer(self, turns: list[Turn], start: Start, model: str, written: str) -> Generation:
+        """Start the answer to some turns, which then take the place of those that there are."""
+        self._require_idle()
+        generation = start(self._messages(turns))
+        self._before, self._written = self.turns, written
+        self.turns = [*turns, Turn("assistant", generation=generation, model=model)]
         return generation
 
     def _require_idle(self) -> None:

@@ -97,10 +97,11 @@ def seconds(value: float) -> str:
     return f"{value:.2f} s" if value < 1 else f"{value:.1f} s"
 
 
-def notice(text: str, kind: str = "problem") -> str:
-    """Return a sentence as HTML that stands where the cause is; empty for no text."""
+def notice(text: str, kind: str = "problem", details: str = "") -> str:
+    """Return a sentence as HTML that stands where the cause is, with folded details; empty for no text."""
     role = "alert" if kind == "problem" else "status"
-    return f'<p class="lf-{kind}" role="{role}">{html.escape(text)}</p>' if text else ""
+    more = f"<details><summary>Details</summary><pre>{html.escape(details)}</pre></details>" if details else ""
+    return f'<div class="lf-{kind}" role="{role}"><p>{html.escape(text)}</p>{more}</div>' if text else ""
 
 
 def status_line(status: Status, elapsed: float, *, public: bool, progress: LoadProgress | None = None) -> str:
@@ -111,13 +112,15 @@ def status_line(status: Status, elapsed: float, *, public: bool, progress: LoadP
         "empty": "nothing loaded",
         "loading": f"{doing} {status.model}{done} · {elapsed:.0f} s",
         "unloading": "unloading",
-        "ready": f"{status.model} ready",  # by name: what is chosen beside it may be another
+        "ready": "ready",
     }
-    facts = [] if public else list(status.summary)
-    text = " · ".join([texts[status.state], *facts])
-    shown = html.escape(text)
-    took = f"loaded in {seconds(status.load_seconds)}" if status.load_seconds is not None else shown
-    return f'<div class="lf-status" title="{took}"><span class="lf-dot lf-{status.state}"></span>{shown}</div>'
+    # By name: what is chosen beside it may be another. Narrow windows hide name and facts.
+    name = f"{status.model} " if status.state == "ready" else ""
+    facts = "" if public else "".join(f" · {fact}" for fact in status.summary)
+    spans = f'<span class="lf-wide">{html.escape(name)}</span>{html.escape(texts[status.state])}'
+    spans += f'<span class="lf-wide">{html.escape(facts)}</span>'
+    took = f"loaded in {seconds(status.load_seconds)}" if status.load_seconds is not None else ""
+    return f'<div class="lf-status" title="{took}"><span class="lf-dot lf-{status.state}"></span>{spans}</div>'
 
 
 def problem_of(error: Exception | None) -> str:

@@ -76,7 +76,7 @@ class ModelBar:
         except LoadSuperseded:
             pass  # the newer command draws what came of it
         except LlamaForgeError as error:
-            yield self.view() | {self.parts.notice: notice(str(error))}
+            yield self.view() | {self.parts.notice: notice(str(error), details=error.details)}
             return
         yield self.view()
 
@@ -90,10 +90,10 @@ class ModelBar:
         status, settings = self.page.forge.status, self.page.forge.config.settings
         broken = self.page.forge.config.plugin_problems
         problem = " ".join(map(str, [*([settings.problem] if settings.problem else []), *broken.values()]))
-        error = str(status.error) if status.error else ""
         changed = f"The settings of {status.model} have changed. Load it again to apply them."
         hint = notice(changed if self.page.forge.settings_changed else "", "hint")
-        return notice(problem) + notice(error) + hint + "".join(notice(text, "warning") for text in status.warnings)
+        error = notice(str(status.error), details=status.error.details) if status.error else ""
+        return notice(problem) + error + hint + "".join(notice(text, "warning") for text in status.warnings)
 
 
 def choices(page: Page) -> list[tuple[str, str]]:
@@ -101,14 +101,20 @@ def choices(page: Page) -> list[tuple[str, str]]:
     return [(f"{model.name} (broken)" if model.problem else model.name, model.name) for model in page.forge.models()]
 
 
+def first_choice(page: Page) -> str | None:
+    """Return the model that a page begins with: the loaded one, else the default, else one that can be loaded."""
+    models = page.forge.models()
+    wanted = (page.forge.status.model, page.forge.config.settings.default_model)
+    names = [*wanted, *(model.name for model in models if model.problem is None), *(model.name for model in models)]
+    return next((name for name in names if name in page.forge.config.models), None)
+
+
 def build_model_bar(page: Page) -> ModelBar:
     """Build the owner's bar and its handlers."""
-    chosen = page.forge.status.model or page.forge.config.settings.default_model
-    known = page.forge.config.models
     with gr.Row(elem_id="model-bar"):
         select = gr.Dropdown(
             choices(page),
-            value=chosen if chosen in known else next(iter(sorted(known)), None),
+            value=first_choice(page),
             elem_id="model-select",
             label="Model",
             show_label=False,

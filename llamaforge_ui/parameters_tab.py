@@ -8,7 +8,16 @@ from typing import Any
 
 import gradio as gr
 
-from llamaforge import LlamaForgeError, ModelCard, ParameterInfo, Setting, describe, get_backend, validate
+from llamaforge import (
+    ConfigConflict,
+    LlamaForgeError,
+    ModelCard,
+    ParameterInfo,
+    Setting,
+    describe,
+    get_backend,
+    validate,
+)
 
 from .convert import notice
 from .model_bar import ModelBar
@@ -18,6 +27,7 @@ Updates = dict[Any, Any]
 
 DESCRIPTION = "What you set here holds for this chat at once. **Save** writes it to the model's file."
 SET, UNSET = ["lf-parameter", "lf-set"], ["lf-parameter", "lf-unset"]
+WIDEST_SLIDER = 2**20  # beyond that nobody can aim
 AT_NEXT_LOAD = "Takes effect at the next load."
 
 
@@ -26,12 +36,14 @@ class ParametersTab:
     """The parts of the tab that other tabs wire to."""
 
     page: Page
-    loaded: gr.State
+    drawn_from: gr.Textbox
 
 
 def build_parameters_tab(page: Page, bar: ModelBar) -> ParametersTab:
     """Build the tab; its controls are drawn anew when another model is chosen or loaded, on Save and on Reset."""
-    redraw, loaded = gr.State(0), gr.State(None)
+    redraw = gr.State(0)
+    # A component, since what an event past the queue writes to a gr.State draws nothing anew.
+    drawn_from = gr.Textbox(visible="hidden")
     gr.Markdown(DESCRIPTION, container=False)
     with gr.Row():
         save = gr.Button(
@@ -39,18 +51,21 @@ def build_parameters_tab(page: Page, bar: ModelBar) -> ParametersTab:
         )
         reset = gr.Button("Reset", elem_id="reset-parameters", size="sm", scale=0, min_width=80)
     line = gr.HTML(elem_id="parameters-notice", elem_classes="lf-notice")
-    _draw_controls(page, bar, (redraw, loaded), line)
+    _draw_controls(page, bar, (redraw, drawn_from), line)
     _wire_saving(page, bar, redraw, line, save, reset)
-    return ParametersTab(page, loaded)
+    return ParametersTab(page, drawn_from)
 
 
-def _draw_controls(page: Page, bar: ModelBar, reasons: tuple[gr.State, gr.State], line: gr.HTML) -> None:
+def _draw_controls(page: Page, bar: ModelBar, reasons: tuple[gr.State, gr.Textbox], line: gr.HTML) -> None:
     @gr.render(inputs=[bar.parts.select, *reasons], show_progress="hidden")  # type: ignore[untyped-decorator]
-    def draw(name: str | None, _drawn: int, _loaded: object, request: gr.Request) -> None:
+    def draw(name: str | None, _drawn: int, _from: str, request: gr.Request) -> None:
         if page.access.role(request) != "owner":
             return
         if name is None or name not in page.forge.config.models:
             gr.HTML(notice("Register a model in the Models tab, then set its parameters here.", "hint"))
+            return
+        if problem := page.forge.model(name).problem:
+            gr.HTML(notice(str(problem)) + notice("Mend the file in the Models tab: Edit.", "hint"))
             return
         try:
             draw_controls(page, name, page.conversation(request).parameters.get(name, {}), line)
@@ -121,16 +136,20 @@ def _control(drawing: Drawing, info: ParameterInfo, setting: Setting) -> None:
 
     @page.access.handler("owner")
     def change(value: Any, request: gr.Request) -> Updates:
-        chosen = page.conversation(request).parameters.setdefault(drawing.model, {})
+        conversation = page.conversation(request)
+        chosen = conversation.parameters.setdefault(drawing.model, {})
         wanted = _typed(info, value)
         if info.name not in chosen and wanted == _typed(info, shown):
             return {line: "", control: gr.skip()}  # the box was left as it was
-        # A wrong value is kept too: what the box shows is what Save and Send are asked to take, and refuse.
+        problem = _problem(page, drawing, info, wanted)
+        if isinstance(control, gr.Slider) and isinstance(wanted, (int, float)):
+            # The page moves a slider's box back to its end; what it shows is what Save and Send take.
+            wanted = _typed(info, min(max(wanted, control.minimum), control.maximum))
+        # A wrong value is kept too: Save and Send are asked to take what the box shows, and refuse.
         chosen[info.name] = wanted
-        return {
-            line: notice(_problem(page, drawing.model, info, wanted)),
-            control: _look(drawing, info, control, wanted),
-        }
+        before = page.forge.config.models[drawing.model].parameters.get(info.name)
+        conversation.file_said.setdefault(drawing.model, {}).setdefault(info.name, before)
+        return {line: notice(problem), control: _look(drawing, info, control, wanted)}
 
     # Not preprocessed: Gradio would answer a number out of range with a failed request, and no sentence.
     events = [control.input, control.change, control.blur] if isinstance(control, gr.Textbox) else [control.input]
@@ -147,9 +166,10 @@ def _look(drawing: Drawing, info: ParameterInfo, control: Any, wanted: Any) -> A
     return gr.update(elem_classes=UNSET, value=_start(info, default, control.maximum))
 
 
-def _problem(page: Page, model: str, info: ParameterInfo, value: Any) -> str:
+def _problem(page: Page, drawing: Drawing, info: ParameterInfo, value: Any) -> str:
+    schema = get_backend(page.forge.model(drawing.model).backend).Parameters
     try:
-        validate(get_backend(page.forge.model(model).backend).Parameters, {info.name: value})
+        validate(schema, {info.name: value}, limits=drawing.limits)
     except LlamaForgeError as error:
         return str(error)
     return ""
@@ -166,7 +186,7 @@ def _component(info: ParameterInfo, value: Any, limit: int | None, common: dict[
     if info.kind == "text":
         return gr.Textbox(value or "", **common)
     maximum = limit if limit is not None else info.maximum
-    if info.minimum is None or maximum is None or maximum - info.minimum > 2**24:
+    if info.minimum is None or maximum is None or maximum - info.minimum > WIDEST_SLIDER:
         # Not gr.Number, which shows an unset one as 0.
         return gr.Textbox("" if value is None else str(value), placeholder="not set", max_lines=1, **common)
     step = info.step or (1 if info.kind == "whole number" else 0.01)
@@ -209,6 +229,17 @@ def _unset(value: Any) -> str:
     return f"Not set: {('off', 'on')[value] if isinstance(value, bool) else value} is used."
 
 
+def _require_unchanged(page: Page, name: str, seen: dict[str, Any]) -> None:
+    """Raise a ConfigConflict, once, where the file no longer says what it did when a value was changed here."""
+    page.forge.config.reload()
+    now = page.forge.model(name).parameters
+    changed = [key for key, value in seen.items() if now.get(key) != value]
+    seen.update({key: now.get(key) for key in changed})
+    if changed:
+        texts = ", ".join(f"{key} is {'not set' if now.get(key) is None else now[key]} there now" for key in changed)
+        raise ConfigConflict(f"{name}.yaml was changed elsewhere: {texts}. Save again to overwrite it.")
+
+
 def _wire_saving(
     page: Page, bar: ModelBar, redraw: gr.State, line: gr.HTML, save: gr.Button, reset: gr.Button
 ) -> None:
@@ -221,6 +252,7 @@ def _wire_saving(
         except LlamaForgeError as error:
             return {line: notice(f"Not saved; your values are still here. {error}")}
         page.conversation(request).parameters.pop(name, None)
+        page.conversation(request).file_said.pop(name, None)
         page.forge.changed()
         return {line: notice(text, "hint"), redraw: values[redraw] + 1}
 
@@ -229,6 +261,7 @@ def _wire_saving(
         def do(name: str, chosen: dict[str, Any]) -> str:
             if not chosen:
                 return "Nothing to save: no parameter was changed."
+            _require_unchanged(page, name, page.conversation(request).file_said.setdefault(name, {}))
             page.forge.config.save_parameters(name, chosen)
             return f"Saved to {name}.yaml."
 

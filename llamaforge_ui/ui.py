@@ -11,7 +11,7 @@ from llamaforge import LlamaForge
 from .access import Access
 from .chat_tab import build_chat_tab
 from .convert import status_line
-from .model_bar import POLL_SECONDS, ModelBar, build_guest_bar, build_model_bar
+from .model_bar import POLL_SECONDS, ModelBar, build_guest_bar, build_model_bar, first_choice
 from .models_tab import ModelsTab, build_models_tab
 from .page import Page, at_once
 from .parameters_tab import ParametersTab, build_parameters_tab
@@ -56,25 +56,33 @@ def _wire_changes(page: Page, blocks: gr.Blocks, bar: ModelBar, models: ModelsTa
         models.parts.actions,
         models.parts.found,
         seen,
-        parameters.loaded,
+        parameters.drawn_from,
     ]
 
     @page.access.handler("owner")
     def look(values: Updates, request: gr.Request) -> Updates:
+        if page.forge.status.version == values[seen]:
+            loading = page.forge.status.state == "loading"
+            return {bar.parts.status: bar.status_html() if loading else gr.skip()}
+        return view(values[bar.parts.select])
+
+    @page.access.handler("owner")
+    def open_page(request: gr.Request) -> Updates:
+        return view(first_choice(page))
+
+    def view(chosen: str | None) -> Updates:
         status = page.forge.status
-        if status.version == values[seen]:
-            return {bar.parts.status: bar.status_html() if status.state == "loading" else gr.skip()}
-        return (
-            bar.view()
-            | models.view(values[bar.parts.select])
-            | {
-                seen: status.version,
-                parameters.loaded: (status.model, status.context_window) if status.model else None,
-            }
-        )
+        drawn_from = f"{status.model} {status.context_window} {_digest_of(page, chosen)}"
+        return bar.view() | models.view(chosen) | {seen: status.version, parameters.drawn_from: drawn_from}
 
     gr.Timer(POLL_SECONDS).tick(look, {seen, bar.parts.select}, outputs, **at_once())
-    blocks.load(look, {seen, bar.parts.select}, outputs, **at_once())
+    blocks.load(open_page, None, outputs, **at_once())
+
+
+def _digest_of(page: Page, name: str | None) -> str | None:
+    """Return what tells one state of a model's file from another."""
+    model = page.forge.config.models.get(name or "")
+    return model.file.digest if model is not None and model.file is not None else None
 
 
 def _build_guest_page(page: Page, blocks: gr.Blocks) -> None:

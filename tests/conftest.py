@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,15 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def registry_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Backends that a test registers are gone after it."""
     monkeypatch.setattr(backends, "_registry", dict(backends._registry))
+
+
+@pytest.fixture
+def no_leftovers() -> Iterator[None]:
+    """Collect what Gradio leaves to the garbage collector, so that it does not warn in a test of something else."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="session", autouse=True)

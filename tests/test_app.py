@@ -118,6 +118,22 @@ def test_a_port_in_use_is_refused_in_one_sentence(folder: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--port", "70000"), "a port is a number from 1 to 65535, found '70000'"),
+        (("--port", "0"), "a port is a number from 1 to 65535, found '0'"),
+        (("--host", "no.such.host.invalid"), "This computer has no address 'no.such.host.invalid'."),
+        (("--host", "192.0.2.7", "--port", "7961"), "This computer has no address '192.0.2.7'."),
+    ],
+    ids=["too high", "zero", "unknown host", "another computer's address"],
+)
+def test_an_address_that_cannot_be_is_refused_in_a_sentence(flags: tuple[str, ...], sentence: str) -> None:
+    program = Program(*flags)
+    assert program.ended() == 2
+    assert sentence in program.output and "Traceback" not in program.output
+
+
 def test_where_the_usual_port_is_taken_the_next_free_one_is_said(folder: Path) -> None:
     with taken(app_module.PORT), started("--config", str(folder)) as program:
         address = program.wait_until_up()
@@ -205,7 +221,8 @@ def test_on_a_space_it_serves_guests_on_all_addresses(folder: Path) -> None:
 def test_another_host_is_public(folder: Path) -> None:
     with started("--config", str(folder), "--host", "0.0.0.0", "--port", str(free_port())) as program:
         config = config_of(program.wait_until_up())
-        assert "Guests (chat only): " in program.output
+        line = program.wait_for("Guests (chat only): http://")
+        assert "localhost" not in line and "0.0.0.0" not in line
         assert labels(config) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scripted import PATIENCE, until
@@ -85,7 +86,7 @@ def test_while_an_answer_is_written_nothing_else_may_begin(slow: Start) -> None:
     for act in (
         lambda: conversation.ask("Me too", slow, "echo"),
         lambda: conversation.regenerate(slow, "echo"),
-        lambda: conversation.edit(0, "Other"),
+        lambda: conversation.edit(0, "Other", slow, "echo"),
         conversation.undo,
     ):
         with pytest.raises(AnswerRunning, match="still being written"):
@@ -127,6 +128,8 @@ def test_where_an_answer_cannot_begin_the_chat_is_as_before(echo: LlamaForge, fa
         conversation.ask("And now?", fast, "echo")
     with pytest.raises(NoModelLoaded):
         conversation.regenerate(fast, "echo")
+    with pytest.raises(NoModelLoaded):
+        conversation.edit(0, "Other", fast, "echo")
     assert texts(conversation) == before
 
 
@@ -144,9 +147,9 @@ def test_regenerate_replaces_the_last_answer_only(fast: Start) -> None:
 def test_regenerate_answers_a_message_that_has_no_answer(fast: Start) -> None:
     conversation = Conversation()
     answered(conversation.ask("One", fast, "echo"))
-    assert conversation.edit(0, "Changed")
+    conversation.turns.pop()
     answered(conversation.regenerate(fast, "echo"))
-    assert texts(conversation) == [("user", "Changed"), ("assistant", "Changed")]
+    assert texts(conversation) == [("user", "One"), ("assistant", "One")]
 
 
 def test_an_empty_chat_has_nothing_to_regenerate_or_undo(fast: Start) -> None:
@@ -155,19 +158,19 @@ def test_an_empty_chat_has_nothing_to_regenerate_or_undo(fast: Start) -> None:
     assert conversation.undo() == ""
 
 
-def test_editing_a_message_drops_what_followed(fast: Start) -> None:
+def test_editing_a_message_answers_it_anew_and_drops_what_followed(fast: Start) -> None:
     conversation = Conversation()
     answered(conversation.ask("One", fast, "echo"))
     answered(conversation.ask("Two", fast, "echo"))
-    assert conversation.edit(0, "Other") is True
-    assert texts(conversation) == [("user", "Other")]
+    answered(conversation.edit(0, "Other", fast, "echo"))
+    assert texts(conversation) == [("user", "Other"), ("assistant", "Other")]
 
 
 def test_editing_an_answer_keeps_what_followed(fast: Start) -> None:
     conversation = Conversation()
     answered(conversation.ask("One", fast, "echo"))
     answered(conversation.ask("Two", fast, "echo"))
-    assert conversation.edit(1, "Better") is False
+    assert conversation.edit(1, "Better", fast, "echo") is None
     assert texts(conversation)[1:3] == [("assistant", "Better"), ("user", "Two")]
 
 
@@ -175,7 +178,7 @@ def test_editing_an_answer_keeps_what_followed(fast: Start) -> None:
 def test_editing_a_turn_that_is_not_there_changes_nothing(fast: Start, index: int) -> None:
     conversation = Conversation()
     answered(conversation.ask("One", fast, "echo"))
-    assert conversation.edit(index, "Other") is False
+    assert conversation.edit(index, "Other", fast, "echo") is None
     assert texts(conversation) == [("user", "One"), ("assistant", "One")]
 
 
@@ -195,6 +198,27 @@ def test_a_message_that_failed_at_once_is_given_back(echo: LlamaForge) -> None:
     answered(generation)
     assert conversation.forget_failed() == "Hello"
     assert conversation.turns == []
+
+
+@pytest.mark.parametrize(
+    ("act", "given_back"),
+    [
+        (lambda conversation, start: conversation.ask("Three", start, "echo"), "Three"),
+        (lambda conversation, start: conversation.edit(0, "Other", start, "echo"), "Other"),
+        (lambda conversation, start: conversation.regenerate(start, "echo"), ""),
+    ],
+    ids=["ask", "edit", "regenerate"],
+)
+def test_an_answer_that_fails_before_its_first_word_takes_nothing_with_it(
+    echo: LlamaForge, fast: Start, act: Any, given_back: str
+) -> None:
+    conversation = Conversation()
+    answered(conversation.ask("One", fast, "echo"))
+    answered(conversation.ask("Two", fast, "echo"))
+    before = texts(conversation)
+    answered(act(conversation, lambda messages: failing(echo)))
+    assert conversation.forget_failed() == given_back
+    assert texts(conversation) == before
 
 
 def failing(echo: LlamaForge) -> Generation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,8 +145,9 @@ def test_durations_are_read_as_a_person_says_them(value: float, text: str) -> No
 def test_a_notice_is_text_with_a_role() -> None:
     assert notice("") == ""
     assert notice('<b>"bold"</b>') == (
-        '<p class="lf-problem" role="alert">&lt;b&gt;&quot;bold&quot;&lt;/b&gt;</p>'
+        '<div class="lf-problem" role="alert"><p>&lt;b&gt;&quot;bold&quot;&lt;/b&gt;</p></div>'
     )  # fmt: skip
+    assert "<summary>Details</summary><pre>llama.cpp: &lt;why&gt;</pre>" in notice("No.", details="llama.cpp: <why>")
     assert 'role="status"' in notice("Saved.", "hint")
 
 
@@ -166,7 +168,11 @@ def test_an_error_of_ours_is_shown_and_a_bug_is_not() -> None:
     ids=["empty", "loading", "unloading", "ready"],
 )
 def test_the_owner_sees_what_is_loaded_and_how(status: Status, text: str) -> None:
-    assert text in status_line(status, 7.4, public=False)
+    assert text in shown(status_line(status, 7.4, public=False))
+
+
+def shown(line: str) -> str:
+    return re.sub("<[^>]*>", "", line)
 
 
 def test_a_load_tells_how_far_it_is_where_the_engine_tells() -> None:

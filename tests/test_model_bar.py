@@ -18,7 +18,10 @@ from llamaforge_ui import Access
 from llamaforge_ui.model_bar import ModelBar, build_model_bar
 from llamaforge_ui.page import Page
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed (event loop|<socket):ResourceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed (event loop|<socket):ResourceWarning"),
+    pytest.mark.usefixtures("no_leftovers"),
+]
 
 
 @pytest.fixture

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import inspect
 import json
 import re
-import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,10 @@ from llamaforge_ui.page import Page
 from llamaforge_ui.parameters_tab import draw_controls
 
 # Gradio leaves the event loops that it makes for itself to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed (event loop|<socket):ResourceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed (event loop|<socket):ResourceWarning"),
+    pytest.mark.usefixtures("no_leftovers"),
+]
 
 OWNER_IDS = ("model-select", "load-model", "unload-model", "register-", "models-", "param", "edit-model", "save-")
 SECRETS = ("/very/secret/place", "secret words", "17.25", "tokens_per_second")
@@ -38,15 +39,6 @@ description: secret words
 parameters:
   tokens_per_second: 17.25
 """
-
-
-@pytest.fixture(autouse=True)
-def no_leftovers() -> Iterator[None]:
-    """Collect Gradio's leftovers here, so that they do not warn in a test of something else."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import ctypes
 import functools
 import gc
 import importlib.util
+import os
 import secrets
 import traceback
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -26,7 +27,15 @@ from ..packages import outdated
 from ..text_stream import THINK_OPEN
 from ..types import Chunk, FinishReason, LoadProgress, MemoryNeed, Message, ModelCard, Usage
 from .base import BaseBackend, plain_prompt
-from .llama_cpp_fit import DEFAULT_N_BATCH, DEFAULT_N_CTX, context_window, gpu_layers, llama_arguments, memory_need
+from .llama_cpp_fit import (
+    DEFAULT_N_BATCH,
+    DEFAULT_N_CTX,
+    context_window,
+    default_threads,
+    gpu_layers,
+    llama_arguments,
+    memory_need,
+)
 from .llama_cpp_native import (
     Decoder,
     abort_when_set,
@@ -111,8 +120,13 @@ class LlamaCppBackend(BaseBackend):
         }
         return ModelCard(
             facts=card,
-            limits={"n_gpu_layers": header.n_layers, "n_ctx": header.n_ctx_train},
-            defaults={**_recommended(header), "n_ctx": min(header.n_ctx_train, DEFAULT_N_CTX), "n_gpu_layers": -1},
+            limits={"n_gpu_layers": header.n_layers, "n_ctx": header.n_ctx_train, "n_threads": os.cpu_count() or 1},
+            defaults={
+                **_recommended(header),
+                "n_ctx": min(header.n_ctx_train, DEFAULT_N_CTX),
+                "n_gpu_layers": -1,
+                "n_threads": default_threads(),
+            },
         )
 
     def memory_needed(self, path: str, parameters: Mapping[str, Any]) -> MemoryNeed:

@@ -17,9 +17,14 @@ SMALLEST_N_CTX = 2048  # below this a chat is no use: rather say that it does no
 F32, F16 = 0, 1  # ggml type ids of the KV cache
 
 
+def default_threads() -> int:
+    """All physical cores but one: threads of llama.cpp spin, and one that must share its core holds up the others."""
+    return max(1, physical_cores() - 1)
+
+
 def llama_arguments(path: Path, layers: int, window: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keyword arguments of llama-cpp-python's `Llama`."""
-    threads = settings.get("n_threads") or max(1, physical_cores() - 1)
+    threads = settings.get("n_threads") or default_threads()
     cache_type = F32 if settings.get("f16_kv") is False else F16
     return {
         "model_path": str(path),

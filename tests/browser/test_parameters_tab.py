@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from page_kit import App, load, open_tab, running, set_parameter, type_parameter, unfold_advanced
-from playwright.sync_api import Page, expect
+from page_kit import App, load, open_tab, running, set_parameter, type_parameter, unfold_advanced, visit
+from playwright.sync_api import BrowserContext, Page, expect
 from tiny_gguf import write_tiny_gguf
 
 SIMPLE = ("temperature", "max_tokens", "n_gpu_layers", "n_ctx")
@@ -135,17 +135,53 @@ def test_a_number_box_refuses_what_is_out_of_range(page: Page, app: App) -> None
 
 
 def test_a_slider_box_says_what_is_out_of_range(page: Page) -> None:
-    type_parameter(page, "temperature", "9")
+    field = type_parameter(page, "temperature", "9").locator("input[type=number]")
     expect(page.locator(NOTICE)).to_contain_text("temperature must be a number from 0 to 2, found 9.")
+    expect(field).to_have_value("2")
+    page.locator("#reset-parameters").click()
 
 
-def test_a_wrong_value_is_not_saved(page: Page, app: App) -> None:
-    before = app.file_of("tiny").read_bytes()
-    type_parameter(page, "top_p", "7")
-    expect(page.locator(NOTICE)).to_contain_text("top_p must be")
-    page.locator("#save-parameters").click()
-    expect(page.locator(NOTICE)).to_contain_text("Not saved")
-    assert app.file_of("tiny").read_bytes() == before
+def test_what_is_saved_is_what_the_box_shows(page: Page, app: App) -> None:
+    load(page, app, "tiny")
+    field = type_parameter(page, "max_tokens", "99999").locator("input[type=number]")
+    expect(page.locator(NOTICE)).to_contain_text("max_tokens may be at most 1,024 here, found 99999.")
+    expect(field).to_have_value("1024")
+    save(page)
+    assert parameters_of(app)["max_tokens"] == 1024
+
+
+def test_a_value_that_another_page_saved_is_not_overwritten_unasked(
+    page: Page, app: App, context: BrowserContext
+) -> None:
+    other = visit(context, app)
+    open_tab(other, "Parameters")
+    set_parameter(page, "top_p", "0.3")
+    set_parameter(other, "top_p", "0.4")
+    save(page)
+    other.locator("#save-parameters").click()
+    expect(other.locator(NOTICE)).to_contain_text("tiny.yaml was changed elsewhere: top_p is 0.3 there now.")
+    assert parameters_of(app)["top_p"] == 0.3
+    save(other)
+    assert parameters_of(app)["top_p"] == 0.4
+
+
+def test_what_was_edited_elsewhere_is_shown(page: Page, app: App) -> None:
+    app.write_model("tiny", app.folder / "tiny.gguf", n_ctx=1024, temperature=0.15)
+    open_tab(page, "Models")
+    page.locator("#reload-models").click()
+    open_tab(page, "Parameters")
+    expect(page.locator("#param-temperature input[type=number]")).to_have_value("0.15")
+
+
+def test_a_page_begins_with_the_model_that_is_loaded(page: Page, app: App, context: BrowserContext) -> None:
+    app.file_of("a broken one").write_text("backend: [\n", "utf-8")
+    open_tab(page, "Models")
+    page.locator("#reload-models").click()
+    load(page, app, "tiny")
+    other = visit(context, app)
+    expect(other.get_by_role("combobox", name="Model", exact=True)).to_have_value("tiny")
+    app.file_of("a broken one").unlink()
+    page.locator("#reload-models").click()
 
 
 def test_no_control_of_this_model_goes_beyond_its_trained_context(page: Page) -> None:
