@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,14 @@ import platformdirs
 from .backends import backend_names, get_backend
 from .backends.parameters import Parameters, unknown_name, validate
 from .errors import BackendError, ConfigError, LlamaForgeError, ParameterError, PluginError
+from .hub import is_later_part, is_pattern
 from .plugins import import_plugins
 from .yaml_file import YamlFile, read_raw
 
-MODEL_KEYS = ("backend", "path", "description", "parameters")
+MODEL_KEYS = ("backend", "path", "file", "sha256", "description", "parameters")
+TEXTS = ("file", "sha256", "description")  # of a model, which may be left out
 AN_HOUR = 3600.0
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 SETTINGS_KEYS = ("default_model", "models_dir", "parameters", "guests", "plugins")
 NAME = re.compile(r"[^\W_][\w .\-]{0,63}", re.UNICODE)
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names that Windows keeps for devices
@@ -33,7 +36,11 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  #
 
 @dataclass(slots=True)
 class Model:
-    """A registered model; `problem` says why it cannot be loaded, if it cannot."""
+    """A registered model; `problem` says why it cannot be loaded, if it cannot.
+
+    `file` is the YAML it was read from, `file_in_path` what that says under the key `file`: the name or pattern of a
+    file in the repository or folder at `path`.
+    """
 
     name: str
     backend: str = ""
@@ -42,6 +49,8 @@ class Model:
     parameters: dict[str, Any] = field(default_factory=dict)
     file: YamlFile | None = None
     problem: LlamaForgeError | None = None
+    file_in_path: str = ""
+    sha256: str = ""
 
     def origin(self, parameter: str) -> str:
         """Return where a parameter of this model stands: file and line."""
@@ -106,7 +115,11 @@ class Config:
             BackendError, ParameterError: the backend is unknown or a parameter wrong.
         """
         check_name(model.name)
-        model.parameters = validate(get_backend(model.backend).Parameters, model.parameters)
+        backend = get_backend(model.backend)
+        for key, value in _texts(model).items():
+            if value and (sentence := _wrong_text(key, value, backend.file_keys)):
+                raise ConfigError(sentence)
+        model.parameters = validate(backend.Parameters, model.parameters)
         old = self.models.get(model.name)
         if old is not None and model.file is None:
             model.file = old.file
@@ -183,13 +196,14 @@ class Config:
         return next(copy for copy in copies if copy not in self.models and not self.file_of(copy).exists())
 
     def found_files(self) -> list[Path]:
-        """Return the .gguf files of `models_dir` that no model is registered for."""
+        """Return the .gguf files of `models_dir` that no model is registered for, of a split model the first part."""
         if not self.settings.models_dir:
             return []
         folder = self.resolve(self.settings.models_dir)
-        known = {self.resolve(model.path) for model in self.models.values() if model.path}
-        files = sorted(folder.rglob("*.gguf")) if os.path.isdir(folder) else []
-        return [file for file in files if self.resolve(str(file)) not in known]
+        known = {self.resolve(self.model_path(model)) for model in self.models.values() if model.path}
+        files = sorted(folder.rglob("*.[gG][gG][uU][fF]")) if os.path.isdir(folder) else []
+        models = [file for file in files if not is_later_part(file.name) and "mmproj" not in file.name.lower()]
+        return [file for file in models if self.resolve(str(file)) not in known]
 
     def resolve(self, path: str) -> Path:
         """Return a path as an absolute one; a relative one starts at the config folder's parent."""
@@ -202,18 +216,19 @@ class Config:
     def model_path(self, model: Model) -> str:
         """Return what the backend is given: a file of this disk where there is one, else the text as it stands."""
         resolved = self.resolve(model.path)
-        return str(resolved) if os.path.exists(resolved) or model.path.endswith(".gguf") else model.path
+        here = os.path.exists(resolved) or model.path.lower().endswith(".gguf")
+        path = str(resolved) if here else model.path
+        return f"{path}/{model.file_in_path}" if model.file_in_path else path
 
     def _edited(self, model: Model) -> YamlFile:
         wanted: dict[str, Any] = {"backend": model.backend, "path": model.path}
-        if model.description:
-            wanted["description"] = model.description
+        wanted |= {key: text for key, text in _texts(model).items() if text}
         if model.file is None:
             data = wanted | ({"parameters": model.parameters} if model.parameters else {})
             return YamlFile.new(self.file_of(model.name), data)
         old = _mapping(model.file, "parameters")
         changes: dict[tuple[str, ...], Any] = {(key,): value for key, value in wanted.items()}
-        changes[("description",)] = model.description or None
+        changes |= {(key,): text or None for key, text in _texts(model).items()}
         changes |= {("parameters", key): model.parameters.get(key) for key in [*old, *model.parameters]}
         return model.file.edited({keys: value for keys, value in changes.items() if _at(model.file, keys) != value})
 
@@ -250,7 +265,7 @@ def _model_of(name: str, file: YamlFile) -> Model:
         _check_keys(file, MODEL_KEYS)
         model.backend = _text(file, "backend", example="llama.cpp")
         model.path = _text(file, "path", example="models/file.gguf")
-        model.description = _text(file, "description", required=False)
+        model.file_in_path, model.sha256, model.description = (_text(file, key, required=False) for key in TEXTS)
         model.parameters = {key: value for key, value in _mapping(file, "parameters").items() if value is not None}
         _check_parameters(file, model)
     except LlamaForgeError as error:
@@ -262,11 +277,32 @@ def _check_parameters(file: YamlFile, model: Model) -> None:
     if model.backend not in backend_names():
         raise file.error(unknown_name("backend", model.backend, backend_names()), "backend")
     try:
-        validate(get_backend(model.backend).Parameters, model.parameters)
+        backend = get_backend(model.backend)
+        for key, text in _texts(model).items():
+            if text and (sentence := _wrong_text(key, text, backend.file_keys)):
+                raise file.error(sentence, key)
+        validate(backend.Parameters, model.parameters)
     except ParameterError as error:
         raise file.error(str(error), "parameters", error.name) from error
     except BackendError as error:
         raise file.error(str(error), "backend") from error
+
+
+def _texts(model: Model) -> dict[str, str]:
+    return {"file": model.file_in_path, "sha256": model.sha256, "description": model.description}
+
+
+def _wrong_text(key: str, text: str, file_keys: Sequence[str]) -> str | None:
+    """Return what is wrong with one of TEXTS, for a backend that knows these keys."""
+    if key == "description":
+        return None
+    if key not in file_keys:
+        return f"This backend has no use for {key!r}. Take the line out."
+    if key == "file" and not is_pattern(text):
+        return f"file must be a file's name or pattern inside path, such as 'model-Q4_K_M.gguf', found {text!r}."
+    if key == "sha256" and not SHA256.fullmatch(text):
+        return f"sha256 must be 64 digits of 0-9 and a-f, found {text!r}."
+    return None
 
 
 def _read_settings(path: Path) -> Settings:

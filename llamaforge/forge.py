@@ -9,19 +9,19 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from .backends import backend_place, get_backend
 from .backends.base import BaseBackend, plain_prompt
 from .backends.parameters import unknown_name
 from .config import Config, Model
 from .engine import Engine
-from .errors import EmptyPrompt, GenerationError, LlamaForgeError, LoadSuperseded, ModelError, NoModelLoaded
+from .errors import LlamaForgeError, LoadSuperseded, ModelError, NoModelLoaded
 from .generation import Generation
 from .memory import find_gpus, format_bytes, measure, verdict
 from .precedence import Setting, effective, load_settings, settings_of
-from .text_stream import as_chunks, clean_text, or_whole, split_reasoning
-from .types import LoadProgress, MemoryNeed, Message, ModelCard, Role
+from .text_stream import as_chunks, clean_message, clean_text, or_whole, require_text, split_reasoning
+from .types import LoadProgress, MemoryNeed, Message, ModelCard
 
 logger = logging.getLogger("llamaforge")
 
@@ -82,17 +82,30 @@ class LlamaForge:
 
     # Models
 
-    def add_model(
-        self, name: str, path: str, backend: str, parameters: Mapping[str, Any] | None = None, description: str = ""
+    def add_model(  # noqa: PLR0913 - the keys of a model's file
+        self,
+        name: str,
+        path: str,
+        backend: str,
+        parameters: Mapping[str, Any] | None = None,
+        description: str = "",
+        *,
+        file: str = "",
+        sha256: str = "",
     ) -> None:
         """Make a model known, replacing one of the same name; `config.save()` writes it to the config folder.
+
+        Args:
+            file: the name or pattern of a GGUF file ("*Q4_K_M.gguf") in path, a Hugging Face repository `owner/name`.
+            sha256: what the file's checksum must be.
 
         Raises:
             ConfigError: the name cannot be a file's name.
             BackendError: the backend is unknown.
             ParameterError: a parameter is unknown or out of range.
         """
-        self.config.add(Model(name, backend, str(path), description, dict(parameters or {})))
+        model = Model(name, backend, str(path), description, dict(parameters or {}), file_in_path=file, sha256=sha256)
+        self.config.add(model)
         self.changed()
 
     def remove_model(self, name: str) -> None:
@@ -232,7 +245,7 @@ class LlamaForge:
         if not raw:
             return self.chat_stream([Message("user", prompt)], parameters)
         engine, settings = self._ready_for(parameters)
-        text = _require_text(clean_text(prompt))
+        text = require_text(clean_text(prompt))
         return engine.submit(
             lambda lane: as_chunks(
                 or_whole(lane.generate_stream(text, settings), lambda: lane.generate(text, settings))
@@ -254,8 +267,8 @@ class LlamaForge:
             ParameterError: a parameter is unknown or out of range.
         """
         engine, settings = self._ready_for(parameters)
-        chat = [_message(message) for message in messages]
-        _require_text(chat[-1].content if chat else "")
+        chat = [clean_message(message) for message in messages]
+        require_text(chat[-1].content if chat else "")
         return engine.submit(
             lambda lane: split_reasoning(
                 or_whole(lane.chat_stream(chat, settings), lambda: lane.generate(plain_prompt(chat), settings))
@@ -326,7 +339,7 @@ class LlamaForge:
             path, parameters = self.config.model_path(model), effective(model, self.config.settings, call)
             loaded_by = load_settings(model, self.config.settings, call)
             need = backend.memory_needed(path, parameters)
-            backend.load_model(path, parameters)
+            backend.load_model(path, parameters | ({"sha256": model.sha256} if model.sha256 else {}))
             self._require_newest(command, model.name)
         except BaseException as failure:
             self._loading = None
@@ -396,17 +409,3 @@ def _load_error(name: str, failure: BaseException) -> LlamaForgeError:
 
 def _superseded(name: str) -> LoadSuperseded:
     return LoadSuperseded(f"Loading {name!r} was given up: another model was asked for meanwhile.")
-
-
-def _message(message: Message | Mapping[str, str]) -> Message:
-    if not isinstance(message, Message):
-        message = Message(message.get("role"), message.get("content"))  # type: ignore[arg-type]
-    if message.role not in get_args(Role) or not isinstance(message.content, str):
-        raise GenerationError('A message is {"role": "user", "content": "…"}; roles are system, user and assistant.')
-    return Message(message.role, clean_text(message.content))
-
-
-def _require_text(text: str) -> str:
-    if not text.strip():
-        raise EmptyPrompt("Write a message first.")
-    return text

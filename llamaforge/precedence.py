@@ -51,7 +51,8 @@ def effective(
 
 
 def load_settings(model: Model, shared: Settings, call: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return everything that makes a loaded model what it is: backend, path, and the parameters of scope "load"."""
+    """Return everything that makes a loaded model what it is: backend, file, and the parameters of scope "load"."""
     infos = describe(get_backend(model.backend).Parameters)
     values = effective(model, shared, call)
-    return model.backend, model.path, {key: value for key, value in values.items() if infos[key].scope == "load"}
+    loads = {key: value for key, value in values.items() if infos[key].scope == "load"}
+    return model.backend, model.path, model.file_in_path, model.sha256, loads

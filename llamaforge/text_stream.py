@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import get_args
 
-from .errors import GenerationError
-from .types import Chunk
+from .errors import EmptyPrompt, GenerationError
+from .types import Chunk, Message, Role
 
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
@@ -136,6 +137,22 @@ def clean_text(text: str) -> str:
         .encode("utf-16", "surrogatepass")
         .decode("utf-16", "replace")
     )
+
+
+def clean_message(message: Message | Mapping[str, str]) -> Message:
+    """Return a message of a chat, given as one or as a mapping, with its text cleaned."""
+    if not isinstance(message, Message):
+        message = Message(message.get("role"), message.get("content"))  # type: ignore[arg-type]
+    if message.role not in get_args(Role) or not isinstance(message.content, str):
+        raise GenerationError('A message is {"role": "user", "content": "…"}; roles are system, user and assistant.')
+    return Message(message.role, clean_text(message.content))
+
+
+def require_text(text: str) -> str:
+    """Raise EmptyPrompt where nothing but blanks would be sent."""
+    if not text.strip():
+        raise EmptyPrompt("Write a message first.")
+    return text
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -323,7 +323,7 @@ def _register(page: Page, name: str, path: str, backend: str) -> str:
         raise ModelError(f"{name!r} is registered already. Choose another name, or edit that one above.")
     hint = f"Registered {name!r}. Press Load at the top to chat with it."
     try:
-        get_backend(backend)().check(str(config.resolve(path)) if path else "", {})
+        get_backend(backend)().check(config.model_path(Model(name, backend, path)) if path else "", {})
     except BackendMissing as missing:
         hint = f"Registered {name!r}. {missing}"
     page.forge.add_model(name, path or name, backend)

@@ -24,6 +24,9 @@ class BaseBackend:
 
     sees_images: ClassVar[bool] = False
 
+    file_keys: ClassVar[Sequence[str]] = ()
+    """Keys of a model's YAML beside path that it understands: "file", a file in path, and "sha256", its checksum."""
+
     in_worker: ClassVar[bool] = True
     """Whether the page runs it in a child process, where it was registered by "module:Class"."""
 
