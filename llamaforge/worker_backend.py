@@ -42,6 +42,10 @@ LONGEST_STDERR_LINE = 4096
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "USERPROFILE", "VIRTUAL_ENV")
 ENVIRONMENT_PREFIXES = ("CUDA_", "NVIDIA_", "HIP_", "ROCR_", "GGML_", "LLAMA_CPP_", "OMP_", "LD_LIBRARY_", "DYLD_")
 SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD")  # NVIDIA_API_KEY begins like a setting
+# How to reach the Hugging Face Hub; one that holds a password ("http://me:secret@proxy") stays here.
+HUB_ENVIRONMENT = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_XET", "XDG_CACHE_HOME")
+CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
 class WorkerBackend(BaseBackend):
@@ -380,6 +384,8 @@ class Child:
 def _environment(secrets: Sequence[str] = ()) -> dict[str, str]:
     known = {k: v for k, v in os.environ.items() if k in ENVIRONMENT or k.startswith(ENVIRONMENT_PREFIXES)}
     kept = {k: v for k, v in known.items() if not any(word in k.upper() for word in SECRETS)}
+    network = {k: v for k, v in os.environ.items() if k in HUB_ENVIRONMENT + CERTIFICATES or k.upper() in PROXIES}
+    kept |= {k: v for k, v in network.items() if "@" not in v}
     kept |= {k: os.environ[k] for k in secrets if k in os.environ}
     # The child imports what this process could import; no debugger at a crash.
     return kept | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path), "GGML_NO_BACKTRACE": "1"}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import gc
 import importlib.util
 import os
@@ -21,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..chat_template import ChatTemplate, Segment
 from ..errors import BackendMissing, ContextOverflow, EmptyPrompt, GenerationError, ModelError, ParameterError
-from ..gguf_file import GGUFHeader, read_header, require_chat_model
-from ..memory import find_gpus, format_bytes, format_count
+from ..gguf_file import GGUFHeader, require_chat_model
+from ..hub import parse, require_package
+from ..memory import find_gpus, format_bytes, format_count, measure, verdict
 from ..packages import outdated
 from ..text_stream import THINK_OPEN
 from ..types import Chunk, FinishReason, LoadProgress, MemoryNeed, Message, ModelCard, Usage
 from .base import BaseBackend, plain_prompt
+from .llama_cpp_files import card_before_download, fetched_file, header_of, local_file, require_sha256
 from .llama_cpp_fit import (
     DEFAULT_N_BATCH,
     DEFAULT_N_CTX,
@@ -85,9 +86,10 @@ class LlamaCppParameters(SamplingParameters):
 
 
 class LlamaCppBackend(BaseBackend):
-    """Runs one GGUF file."""
+    """Runs one GGUF file, of this disk or of the Hugging Face Hub."""
 
     Parameters = LlamaCppParameters
+    file_keys = ("file", "sha256")
 
     def __init__(self) -> None:
         self._llama: Llama | None = None
@@ -102,14 +104,21 @@ class LlamaCppBackend(BaseBackend):
             raise missing()
         if sentence := outdated("llama-cpp-python"):
             raise BackendMissing(sentence)
-        header = _header(path)
+        file = local_file(path)
+        if file is None:
+            require_package()
+            return
+        header = header_of(file)
         require_chat_model(header)
         require_loadable(header)
 
     def describe(self, path: str) -> ModelCard:
-        header = _header(path)
+        file = local_file(path)
+        if file is None:
+            return card_before_download(path)
+        header = header_of(file)
         card = {
-            "Name": header.name or _file(path).stem,
+            "Name": header.name or file.stem,
             "Architecture": header.architecture,
             "Parameters": format_count(header.parameters),
             "Quantisation": header.quantization,
@@ -129,16 +138,22 @@ class LlamaCppBackend(BaseBackend):
             },
         )
 
-    def memory_needed(self, path: str, parameters: Mapping[str, Any]) -> MemoryNeed:
-        header = _header(path)
+    def memory_needed(self, path: str, parameters: Mapping[str, Any]) -> MemoryNeed | None:
+        file = local_file(path)
+        if file is None:
+            return None
+        header = header_of(file)
         return memory_need(header, context_window(header, parameters), parameters)
+
+    def secrets(self, path: str) -> Sequence[str]:
+        return ("HF_TOKEN",) if parse(path) is not None else ()
 
     def load_model(self, model_path: str, parameters: Mapping[str, Any] | None = None) -> None:
         self.unload_model()
         self._abort.value = b""
         settings = dict(parameters or {})
-        path = _file(model_path)
-        header = _header(model_path)
+        path = self._fetch(model_path, settings.pop("sha256", None))
+        header = header_of(path)
         require_chat_model(header)
         require_loadable(header)
         import_llama_cpp()
@@ -146,6 +161,8 @@ class LlamaCppBackend(BaseBackend):
         log.clear()
         window = context_window(header, settings)
         layers = gpu_layers(header, settings, window)
+        if parse(model_path) is not None:  # nobody could tell before it was here
+            verdict(memory_need(header, window, settings), measure(find_gpus()), hint="Choose a smaller model.")
         try:
             self._llama = llama_class(self._loaded_so_far)(**llama_arguments(path, layers, window, settings))
         except (ValueError, RuntimeError, OSError) as error:
@@ -159,6 +176,24 @@ class LlamaCppBackend(BaseBackend):
         self._gpu_layers = layers
         self.context_window = min(window, self._llama.n_ctx())
         abort_when_set(self._llama, self._abort)
+
+    def _fetch(self, model_path: str, sha256: str | None) -> Path:
+        """Return the model's file on this disk, fetched and compared with its checksum where that is asked for."""
+        try:
+            file = fetched_file(model_path, self._fetched_so_far)
+            if sha256:
+                require_sha256(file, sha256, lambda: self._waiting(LoadProgress(doing="checking")))
+            return file
+        finally:
+            self._load_progress = None
+
+    def _fetched_so_far(self, done: int, total: int) -> None:
+        self._waiting(LoadProgress(done / total if total else None, "downloading"))
+
+    def _waiting(self, progress: LoadProgress) -> None:
+        self._load_progress = progress
+        if self._abort.value:
+            raise ModelError("Loading was given up.")
 
     def load_progress(self) -> LoadProgress | None:
         return self._load_progress
@@ -324,25 +359,6 @@ class LlamaCppBackend(BaseBackend):
         if self._llama is None:
             raise ModelError("No model is loaded in this backend. Call load_model first.")
         return self._llama
-
-
-def _file(path: str) -> Path:
-    return Path(path).expanduser()
-
-
-def _header(path: str) -> GGUFHeader:
-    """Read a header once for each state of the file: a load asks for it several times."""
-    file = _file(path)
-    try:
-        stat = file.stat()
-    except OSError:
-        return read_header(file)
-    return _header_once(file, stat.st_mtime_ns, stat.st_size)
-
-
-@functools.lru_cache(maxsize=8)
-def _header_once(file: Path, modified: int, size: int) -> GGUFHeader:
-    return read_header(file)
 
 
 def _recommended(header: GGUFHeader) -> dict[str, Any]:
