@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_stand_in import Hub, hub_stand_in
 from tiny_gguf import COUNTING_ANSWER, write_tiny_gguf
 
 from llamaforge import LlamaForge, backends
@@ -67,6 +68,31 @@ def load(forge: Callable[..., LlamaForge]) -> Callable[..., LlamaForge]:
         return loaded
 
     return load_file
+
+
+@pytest.fixture
+def hub_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """A hub, with a cache of this test's own and nothing of the person's settings."""
+    from huggingface_hub.utils import close_session  # here: few tests need it
+
+    from llamaforge import hub_download
+
+    for name in list(os.environ):
+        if name.startswith("HF_") or name.upper().endswith("_PROXY"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(hub_download, "PAUSE", 0.0)
+    with hub_stand_in() as stand_in:
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        monkeypatch.setenv("HF_ENDPOINT", stand_in.url)
+        yield stand_in
+    close_session()
+
+
+@pytest.fixture
+def tiny_in_hub(hub_server: Hub, tiny_gguf: Path) -> bytes:
+    """The server has one repository with the tiny model and a README."""
+    hub_server.files["forge/tiny"] = {"README.md": b"# tiny", "tiny.gguf": tiny_gguf.read_bytes()}
+    return hub_server.files["forge/tiny"]["tiny.gguf"]
 
 
 @pytest.fixture(autouse=True)
