@@ -75,7 +75,7 @@ def fetch(
     cache_dir: str | Path | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> Path:
-    """Return a folder with the repository's files that match one of `allow`; what is not here is fetched.
+    """Return a folder with the repository's files, of its top folder, that match one of `allow`, fetched if need be.
 
     Raises:
         BackendMissing: huggingface_hub is not installed.
@@ -83,7 +83,8 @@ def fetch(
     """
 
     def matching(files: Mapping[str, int]) -> list[str]:
-        names = [name for name in sorted(files) if any(fnmatch.fnmatchcase(name, pattern) for pattern in allow)]
+        top = [name for name in sorted(files) if "/" not in name]
+        names = [name for name in top if any(fnmatch.fnmatchcase(name, pattern) for pattern in allow)]
         if not names:
             raise ModelFileError(f"{hub_path.repo} has none of the files that this backend reads. Choose another.")
         return names

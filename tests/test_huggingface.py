@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from hub_stand_in import Hub
 from scripted import run_python, until
 from tiny_gguf import COUNTING_ANSWER, DEFAULT_ANSWER, THINKING_ANSWER
 from tiny_hf import write_random_pair, write_tiny_hf
@@ -25,6 +26,7 @@ from llamaforge import (
     ModelError,
     ModelFileError,
     ParameterError,
+    hub,
     validate,
 )
 from llamaforge.backends.huggingface import HuggingFaceBackend, HuggingFaceParameters
@@ -66,7 +68,7 @@ def load() -> Iterator[Any]:
     """Load a folder into a backend of its own, which is unloaded at the end."""
     loaded: list[HuggingFaceBackend] = []
 
-    def load_folder(path: Path, **parameters: Any) -> HuggingFaceBackend:
+    def load_folder(path: Path | str, **parameters: Any) -> HuggingFaceBackend:
         loaded.append(HuggingFaceBackend())
         loaded[-1].load_model(str(path), parameters)
         return loaded[-1]
@@ -408,6 +410,60 @@ def test_a_path_that_is_no_folder_says_what_to_choose(tmp_path: Path, name: str,
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     with pytest.raises(ModelFileError, match=sentence):
         HuggingFaceBackend().check(str(tmp_path / name), {})
+
+
+# The Hub
+
+
+@pytest.fixture
+def repository(hub_server: Hub, tiny: Path) -> Hub:
+    """The Hub has the tiny model, with more files than are of use."""
+    files = {file.name: file.read_bytes() for file in tiny.iterdir()}
+    hub_server.files["forge/tiny"] = files | {"pytorch_model.bin": b"pickle", "onnx/model.onnx": b"1", "run.py": b"2"}
+    return hub_server
+
+
+def test_a_repository_of_the_hub_is_fetched_and_loaded(load: Any, repository: Hub) -> None:
+    backend = HuggingFaceBackend()
+    assert backend.describe("forge/tiny").facts["Here"].startswith("not yet")
+    assert backend.memory_needed("forge/tiny", {}) is None
+    assert chat(load("forge/tiny"), "Hello")[0] == DEFAULT_ANSWER
+    assert backend.describe("forge/tiny").facts["Name"] == "forge/tiny"
+    fetched = {file.name for file in hub.snapshot("forge/tiny").rglob("*")}  # type: ignore[union-attr]
+    assert "model.safetensors" in fetched and not fetched & {"pytorch_model.bin", "model.onnx", "run.py"}
+
+
+def test_what_is_here_is_loaded_without_the_hub(load: Any, repository: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    load("forge/tiny")
+    repository.requests.clear()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert chat(load("forge/tiny"), "Hello")[0] == DEFAULT_ANSWER
+    assert repository.requests == []
+
+
+def test_a_repository_with_pickles_only_is_not_fetched(repository: Hub) -> None:
+    del repository.files["forge/tiny"]["model.safetensors"]
+    with pytest.raises(ModelFileError, match="forge/tiny has no .safetensors files"):
+        HuggingFaceBackend().load_model("forge/tiny")
+    assert not [path for _method, path, _headers in repository.requests if path.endswith(".bin")]
+
+
+def test_revision_and_folder_are_the_ones_that_are_asked_for(load: Any, repository: Hub, tmp_path: Path) -> None:
+    repository.revisions = ("main", "v2")
+    load("forge/tiny", revision="v2", cache_dir=str(tmp_path / "here"))
+    assert hub.snapshot("forge/tiny", "v2", tmp_path / "here") is not None
+    assert hub.snapshot("forge/tiny", "main", tmp_path / "here") is None
+
+
+def test_a_download_can_be_given_up(repository: Hub) -> None:
+    repository.go_on.clear()
+    backend = HuggingFaceBackend()
+    loader = threading.Thread(target=lambda: repository.sending.wait() and backend.stop())
+    loader.start()
+    with pytest.raises(ModelError, match="Loading was given up."):
+        backend.load_model("forge/tiny")
+    loader.join()
+    repository.go_on.set()
 
 
 # The house

@@ -8,16 +8,16 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from .. import hub
 from ..chat_template import ChatTemplate, Segment
 from ..errors import ContextOverflow, EmptyPrompt, LlamaForgeError, ModelError
 from ..memory import format_bytes, format_count
 from ..text_stream import THINK_OPEN
-from ..types import Chunk, FinishReason, MemoryNeed, Message, ModelCard, Usage
+from ..types import Chunk, FinishReason, LoadProgress, MemoryNeed, Message, ModelCard, Usage
 from .base import BaseBackend, plain_prompt
-from .huggingface_folder import HFFolder, read_folder
+from .huggingface_folder import HFFolder, card_before_download, fetched_folder, local_folder, read_folder
 from .huggingface_native import (
     Answer,
     Decoder,
@@ -83,20 +83,28 @@ class HuggingFaceBackend(BaseBackend):
         self._template: ChatTemplate | None = None
         self._device = ""
         self._stopped = threading.Event()
+        self._load_progress: LoadProgress | None = None
         self._cache: Any = None
         self._cached: list[int] = []  # the tokens whose keys and values the cache holds
 
     def check(self, path: str, parameters: Mapping[str, Any]) -> None:
         require_packages(parameters)
-        folder = read_folder(_local(path))
+        found = local_folder(path, parameters)
+        if found is None:
+            hub.require_package()
+            return
+        folder = read_folder(found)
         if folder.wants_own_code and not parameters.get("trust_remote_code") and not _known_type(folder):
             raise remote_code_error(folder.path.name)
 
     def describe(self, path: str) -> ModelCard:
-        folder = read_folder(_local(path))
+        found = local_folder(path, {})
+        if found is None:
+            return card_before_download(path)
+        folder = read_folder(found)
         window = folder.context_window
         facts = {
-            "Name": folder.path.name,
+            "Name": path if hub.parse(path) else folder.path.name,
             "Architecture": folder.architecture,
             "Parameters": format_count(folder.parameters),
             "Weights": ", ".join(folder.dtypes),
@@ -108,8 +116,11 @@ class HuggingFaceBackend(BaseBackend):
         limits = {"max_tokens": window} if window else {}
         return ModelCard(facts=facts, limits=limits, defaults=_defaults(folder.generation))
 
-    def memory_needed(self, path: str, parameters: Mapping[str, Any]) -> MemoryNeed:
-        folder = read_folder(_local(path))
+    def memory_needed(self, path: str, parameters: Mapping[str, Any]) -> MemoryNeed | None:
+        found = local_folder(path, parameters)
+        if found is None:
+            return None
+        folder = read_folder(found)
         element = ELEMENT.get(str(parameters.get("torch_dtype")), 0)
         weights = folder.parameters * element if element else folder.file_size
         shrunk = {"4bit": 4, "8bit": 2}.get(str(parameters.get("quantization")), 1)
@@ -118,13 +129,29 @@ class HuggingFaceBackend(BaseBackend):
 
     def load_model(self, model_path: str, parameters: Mapping[str, Any] | None = None) -> None:
         self.unload_model()
+        self._stopped.clear()
         settings = dict(parameters or {})
-        self.check(model_path, settings)
-        folder = read_folder(_local(model_path))
+        try:
+            path = fetched_folder(model_path, settings, self._fetched_so_far)
+        finally:
+            self._load_progress = None
+        self.check(str(path), settings)
+        folder = read_folder(path)
         device = device_of(settings.get("device"))
         self._tokenizer, self._model = _open(folder, device, settings)
         self._folder, self._device = folder, str(self._model.device)
         self.context_window = folder.context_window
+
+    def load_progress(self) -> LoadProgress | None:
+        return self._load_progress
+
+    def secrets(self, path: str) -> Sequence[str]:
+        return ("HF_TOKEN",) if hub.parse(path) is not None else ()
+
+    def _fetched_so_far(self, done: int, total: int) -> None:
+        self._load_progress = LoadProgress(done / total if total else None, "downloading")
+        if self._stopped.is_set():
+            raise ModelError("Loading was given up.")
 
     def is_model_loaded(self) -> bool:
         return self._model is not None
@@ -290,10 +317,6 @@ class HuggingFaceBackend(BaseBackend):
         if self._tokenizer is None:
             raise ModelError("No model is loaded in this backend. Call load_model first.")
         return self._tokenizer
-
-
-def _local(path: str) -> Path:
-    return Path(path).expanduser()
 
 
 def _open(folder: HFFolder, device: str, settings: Mapping[str, Any]) -> tuple[Tokenizer, PreTrainedModel]:

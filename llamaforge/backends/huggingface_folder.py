@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .. import hub
 from ..errors import ModelFileError
+from ..types import ModelCard
 
 LONGEST_HEADER = 100 * 2**20  # as safetensors itself
+WANTED = ("model*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}  # all others take one byte or less
 
@@ -58,6 +61,38 @@ class HFFolder:
 
     def _number(self, *names: str) -> int:
         return next((int(self.text[name]) for name in names if isinstance(self.text.get(name), int)), 0)
+
+
+def local_folder(path: str, parameters: Mapping[str, Any]) -> Path | None:
+    """Return the folder on this disk; None where it is a repository of the Hub that is not here. Makes no request."""
+    hub_path = hub.parse(path)
+    if hub_path is None:
+        return Path(path).expanduser()
+    folder = hub.snapshot(hub_path.repo, parameters.get("revision") or "main", parameters.get("cache_dir"))
+    return folder if folder is not None and any(folder.glob("*.safetensors")) else None
+
+
+def fetched_folder(path: str, parameters: Mapping[str, Any], on_progress: hub.Progress) -> Path:
+    """Return the folder on this disk, fetched if need be: weights, settings, and code only where that may run."""
+    hub_path = hub.parse(path)
+    if hub_path is None:
+        return Path(path).expanduser()
+    own_code = ("*.py",) if parameters.get("trust_remote_code") else ()
+    folder = hub.fetch(
+        hub_path,
+        allow=WANTED + own_code,
+        revision=parameters.get("revision"),
+        cache_dir=parameters.get("cache_dir"),
+        on_progress=on_progress,
+    )
+    if not any(folder.glob("*.safetensors")):
+        raise ModelFileError(f"{hub_path.repo} has no .safetensors files. Choose a repository that has.")
+    return folder
+
+
+def card_before_download(path: str) -> ModelCard:
+    """Return what is known of a repository of the Hub that is not here yet."""
+    return ModelCard(facts={"Hub": path, "Here": "not yet; it is downloaded when it is loaded"})
 
 
 def read_folder(path: Path) -> HFFolder:
