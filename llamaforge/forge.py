@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from .backends import backend_place, get_backend
 from .backends.base import BaseBackend, plain_prompt
-from .backends.parameters import unknown_name
+from .backends.parameters import unknown_name, validate
 from .config import Config, Model
 from .engine import Engine
-from .errors import LlamaForgeError, LoadSuperseded, ModelError, NoModelLoaded
+from .errors import BackendError, LlamaForgeError, LoadSuperseded, ModelError, NoModelLoaded
 from .generation import Generation
 from .memory import find_gpus, format_bytes, measure, verdict
 from .precedence import Setting, effective, load_settings, settings_of
@@ -134,6 +134,17 @@ class LlamaForge:
         """Return what a model's file says about itself, without loading it."""
         model = self.model(name)
         return get_backend(model.backend)().describe(self.config.model_path(model))
+
+    def service_models(self, backend: str, parameters: Mapping[str, Any]) -> list[str]:
+        """Ask a service for the names of its models, before one of them is registered.
+
+        Raises:
+            LlamaForgeError: the backend asks no service, a parameter is wrong, or the service does not answer.
+        """
+        near = get_backend(backend)()
+        if not near.is_service:
+            raise BackendError(f"Backend {backend!r} asks no service.")
+        return list(near.service_models(validate(near.Parameters, parameters)))
 
     def settings_of(self, name: str, call: Mapping[str, Any] | None = None) -> dict[str, Setting]:
         """Return each parameter of a model with its value and where that comes from.

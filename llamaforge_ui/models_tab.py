@@ -11,19 +11,17 @@ import gradio as gr
 from gradio.blocks import Block
 
 from llamaforge import (
-    BackendMissing,
     ConfigConflict,
     LlamaForgeError,
     Model,
     ModelError,
-    backend_names,
     format_bytes,
-    get_backend,
 )
 
 from .convert import notice
 from .model_bar import ModelBar
 from .page import Page, at_once
+from .register_form import RegisterForm, build_register_form, wire_register_form
 
 Updates = dict[Any, Any]
 
@@ -42,11 +40,6 @@ class ModelsParts(NamedTuple):
     overwrite: gr.Button
     confirm: gr.Column
     question: gr.HTML
-    found: gr.Dropdown
-    name: gr.Textbox
-    path: gr.Textbox
-    backend: gr.Dropdown
-    register_notice: gr.HTML
 
 
 class Actions(NamedTuple):
@@ -61,7 +54,6 @@ class Actions(NamedTuple):
     close: gr.Button
     yes: gr.Button
     no: gr.Button
-    register: gr.Button
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +63,17 @@ class ModelsTab:
     page: Page
     bar: ModelBar
     parts: ModelsParts
+    form: RegisterForm
 
     def view(self, chosen: str | None) -> Updates:
         """Return list and card as things are now, with a model chosen."""
         models = self.page.forge.models()
         names = [model.name for model in models]
         chosen = chosen if chosen in names else next(iter(names), None)
-        found = self.page.forge.config.found_files()
         return {
             self.parts.list: gr.update(choices=[(self._row(model), model.name) for model in models], value=chosen),
             self.parts.card: self.card(chosen),
             self.parts.actions: gr.update(visible=chosen is not None),
-            self.parts.found: gr.update(choices=[(file.name, str(file)) for file in found], visible=bool(found)),
             self.bar.parts.select: gr.update(choices=[(_label(model), model.name) for model in models], value=chosen),
         }
 
@@ -111,11 +102,12 @@ class ModelsTab:
 def build_models_tab(page: Page, bar: ModelBar) -> ModelsTab:
     """Build the tab's components and their handlers."""
     parts, actions = _components()
-    tab = ModelsTab(page, bar, parts)
+    form, register = build_register_form(page)
+    tab = ModelsTab(page, bar, parts, form)
     _wire_choice(tab, actions)
     _wire_editor(tab, actions)
     _wire_removal(tab, actions)
-    _wire_registration(tab, actions)
+    wire_register_form(form, register, [*parts, bar.parts.select], tab.view)
     return tab
 
 
@@ -142,26 +134,8 @@ def _components() -> tuple[ModelsParts, Actions]:
             save_copy = gr.Button("Save as copy", elem_id="save-model-copy", size="sm", min_width=80)
             close = gr.Button("Close", elem_id="close-editor", size="sm", min_width=80)
     notice_line = gr.HTML(elem_id="models-notice", elem_classes="lf-notice")
-    registration, register = _registration_form()
-    parts = ModelsParts(models, card, row, notice_line, editor, text, overwrite, confirm, question, *registration)
-    return parts, Actions(edit, duplicate, remove, reload, save, save_copy, close, yes, no, register)
-
-
-def _registration_form() -> tuple[tuple[gr.Dropdown, gr.Textbox, gr.Textbox, gr.Dropdown, gr.HTML], gr.Button]:
-    gr.Markdown("#### Register a model", container=False)
-    found = gr.Dropdown([], elem_id="register-found", label="Found in your models folder", visible=False)
-    path = gr.Textbox(
-        elem_id="register-path",
-        label="Path",
-        placeholder="/home/you/models/llama-3-8b-q4_k_m.gguf",
-        info="The file on this computer; it stays where it is.",
-    )
-    with gr.Row():
-        name = gr.Textbox(elem_id="register-name", label="Name", placeholder="from the file, if left empty")
-        backend = gr.Dropdown(backend_names(), value="llama.cpp", elem_id="register-backend", label="Backend")
-    register = gr.Button("Register", elem_id="register-model", variant="primary", scale=0, min_width=160)
-    line = gr.HTML(elem_id="register-notice", elem_classes="lf-notice")
-    return (found, name, path, backend, line), register
+    parts = ModelsParts(models, card, row, notice_line, editor, text, overwrite, confirm, question)
+    return parts, Actions(edit, duplicate, remove, reload, save, save_copy, close, yes, no)
 
 
 def _wire_choice(tab: ModelsTab, actions: Actions) -> None:
@@ -179,12 +153,15 @@ def _wire_choice(tab: ModelsTab, actions: Actions) -> None:
     def reload(values: Updates, request: gr.Request) -> Updates:
         page.forge.config.reload()
         page.forge.changed()
-        return _closed(tab) | tab.view(values[parts.list]) | {parts.notice: notice("Read again from disk.", "hint")}
+        found = tab.form.found(values[tab.form.parts.backend])
+        hint = {parts.notice: notice("Read again from disk.", "hint")}
+        return _closed(tab) | tab.view(values[parts.list]) | found | hint
 
     outputs = [*parts, tab.bar.parts.select]
     parts.list.input(choose, {parts.list}, outputs, **at_once())
     tab.bar.parts.select.input(choose_in_bar, {tab.bar.parts.select}, outputs, **at_once())
-    actions.reload.click(reload, {parts.list}, outputs, **at_once())
+    form = tab.form.parts
+    actions.reload.click(reload, {parts.list, form.backend}, [*outputs, form.found], **at_once())
 
 
 def _wire_editor(tab: ModelsTab, actions: Actions) -> None:
@@ -284,57 +261,6 @@ def _wire_removal(tab: ModelsTab, actions: Actions) -> None:
     actions.duplicate.click(duplicate, {parts.list}, outputs, **at_once())
 
 
-def _wire_registration(tab: ModelsTab, actions: Actions) -> None:
-    page, parts = tab.page, tab.parts
-
-    @page.access.handler("owner")
-    def take_found(values: Updates, request: gr.Request) -> Updates:
-        path = values[parts.found] or ""
-        return {parts.path: path, parts.name: Path(path).stem, parts.backend: "llama.cpp"}
-
-    @page.access.handler("owner")
-    def register(values: Updates, request: gr.Request) -> Updates:
-        path = (values[parts.path] or "").strip().strip("\"'")
-        name = (values[parts.name] or "").strip() or Path(path).stem
-        try:
-            hint = _register(page, name, path, values[parts.backend] or "")
-        except LlamaForgeError as error:
-            return {parts.register_notice: notice(str(error))}
-        emptied = {parts.path: "", parts.name: "", parts.found: None, parts.register_notice: notice(hint, "hint")}
-        return emptied | tab.view(name)
-
-    outputs = [*parts, tab.bar.parts.select]
-    parts.found.input(take_found, {parts.found}, outputs, **at_once())
-    gr.on(
-        [actions.register.click, parts.path.submit, parts.name.submit],
-        register,
-        {parts.name, parts.path, parts.backend},
-        outputs,
-        **at_once(),
-    )
-
-
-def _register(page: Page, name: str, path: str, backend: str) -> str:
-    """Register a model and save it; return what to do next."""
-    config = page.forge.config
-    if not path and backend == "llama.cpp":
-        raise ModelError("Give the path of a .gguf file on this computer.")
-    if name in config.models:
-        raise ModelError(f"{name!r} is registered already. Choose another name, or edit that one above.")
-    hint = f"Registered {name!r}. Press Load at the top to chat with it."
-    try:
-        get_backend(backend)().check(config.model_path(Model(name, backend, path)) if path else "", {})
-    except BackendMissing as missing:
-        hint = f"Registered {name!r}. {missing}"
-    page.forge.add_model(name, path or name, backend)
-    try:
-        config.save()
-    except LlamaForgeError:
-        page.forge.remove_model(name)
-        raise
-    return hint
-
-
 def _closed(tab: ModelsTab) -> Updates:
     """Close editor and question, and take old notices away."""
     parts = tab.parts
@@ -343,7 +269,6 @@ def _closed(tab: ModelsTab) -> Updates:
         parts.overwrite: gr.update(visible=False),
         parts.confirm: gr.update(visible=False),
         parts.notice: "",
-        parts.register_notice: "",
     }
 
 

@@ -41,9 +41,9 @@ class ParametersTab:
 
 def build_parameters_tab(page: Page, bar: ModelBar) -> ParametersTab:
     """Build the tab; its controls are drawn anew when another model is chosen or loaded, on Save and on Reset."""
-    redraw = gr.State(0)
+    resets = gr.State(0)
     # A component, since what an event past the queue writes to a gr.State draws nothing anew.
-    drawn_from = gr.Textbox(visible="hidden")
+    source = gr.Textbox(visible="hidden")
     gr.Markdown(DESCRIPTION, container=False)
     with gr.Row():
         save = gr.Button(
@@ -51,14 +51,26 @@ def build_parameters_tab(page: Page, bar: ModelBar) -> ParametersTab:
         )
         reset = gr.Button("Reset", elem_id="reset-parameters", size="sm", scale=0, min_width=80)
     line = gr.HTML(elem_id="parameters-notice", elem_classes="lf-notice")
-    _draw_controls(page, bar, (redraw, drawn_from), line)
-    _wire_saving(page, bar, redraw, line, save, reset)
-    return ParametersTab(page, drawn_from)
+    _draw_controls(page, bar, (resets, source), line)
+    _wire_saving(page, bar, (resets, source), line, save, reset)
+    return ParametersTab(page, source)
+
+
+def drawn_from(page: Page, name: str | None) -> str:
+    """Return what the controls of a model are drawn from, so that they are drawn anew when it changes."""
+    status, model = page.forge.status, page.forge.config.models.get(name or "")
+    digest = model.file.digest if model is not None and model.file is not None else None
+    return f"{status.model} {status.context_window} {digest}"
 
 
 def _draw_controls(page: Page, bar: ModelBar, reasons: tuple[gr.State, gr.Textbox], line: gr.HTML) -> None:
-    @gr.render(inputs=[bar.parts.select, *reasons], show_progress="hidden")  # type: ignore[untyped-decorator]
-    def draw(name: str | None, _drawn: int, _from: str, request: gr.Request) -> None:
+    resets, source = reasons
+    # Not also when the page opens: what it is drawn from comes a moment later, and a second drawing would take away
+    # what was typed into the first.
+    changes = [bar.parts.select.change, resets.change, source.change]
+
+    @gr.render(inputs=[bar.parts.select, *reasons], triggers=changes, show_progress="hidden")  # type: ignore[untyped-decorator]
+    def draw(name: str | None, _resets: int, _source: str, request: gr.Request) -> None:
         if page.access.role(request) != "owner":
             return
         if name is None or name not in page.forge.config.models:
@@ -88,7 +100,7 @@ class Drawing:
 def draw_controls(page: Page, name: str, chosen: Mapping[str, Any], line: gr.HTML) -> None:
     """Draw one control a parameter, the simple ones first, the others under "Advanced"."""
     backend = get_backend(page.forge.model(name).backend)
-    settings = page.forge.settings_of(name, chosen)
+    settings = page.forge.settings_of(name, chosen) | _unset_here(page, name, chosen)
     drawing = _drawing(page, name, line, backend.ignored, settings)
     infos = describe(backend.Parameters).values()
     with gr.Column(elem_id="parameters"):
@@ -100,6 +112,15 @@ def draw_controls(page: Page, name: str, chosen: Mapping[str, Any], line: gr.HTM
                 for info in infos:
                     if info.advanced:
                         _control(drawing, info, settings[info.name])
+
+
+def _unset_here(page: Page, name: str, chosen: Mapping[str, Any]) -> dict[str, Setting]:
+    """Return the parameters whose boxes were emptied, as they will be once the file no longer sets them."""
+    emptied = [key for key, value in chosen.items() if value is None]
+    if not emptied:
+        return {}
+    infos, defaults = describe(get_backend(page.forge.model(name).backend).Parameters), page.forge.card(name).defaults
+    return {key: Setting(defaults.get(key, infos[key].default), "default", is_set=False) for key in emptied}
 
 
 def _drawing(
@@ -241,8 +262,10 @@ def _require_unchanged(page: Page, name: str, seen: dict[str, Any]) -> None:
 
 
 def _wire_saving(
-    page: Page, bar: ModelBar, redraw: gr.State, line: gr.HTML, save: gr.Button, reset: gr.Button
+    page: Page, bar: ModelBar, reasons: tuple[gr.State, gr.Textbox], line: gr.HTML, save: gr.Button, reset: gr.Button
 ) -> None:
+    resets, source = reasons
+
     def act(values: Updates, request: gr.Request, do: Callable[[str, dict[str, Any]], str]) -> Updates:
         name = values[bar.parts.select]
         if name is None:
@@ -254,7 +277,8 @@ def _wire_saving(
         page.conversation(request).parameters.pop(name, None)
         page.conversation(request).file_said.pop(name, None)
         page.forge.changed()
-        return {line: notice(text, "hint"), redraw: values[redraw] + 1}
+        # One of the two: controls that are drawn twice would lose what is typed in between.
+        return {line: notice(text, "hint"), source: drawn_from(page, name)}
 
     @page.access.handler("owner")
     def save_parameters(values: Updates, request: gr.Request) -> Updates:
@@ -269,7 +293,8 @@ def _wire_saving(
 
     @page.access.handler("owner")
     def reset_parameters(values: Updates, request: gr.Request) -> Updates:
-        return act(values, request, lambda name, _chosen: f"Back to what {name}.yaml says.")
+        done = act(values, request, lambda name, _chosen: f"Back to what {name}.yaml says.")
+        return done | {resets: values[resets] + 1}
 
-    save.click(save_parameters, {bar.parts.select, redraw}, [line, redraw], **unlisted())
-    reset.click(reset_parameters, {bar.parts.select, redraw}, [line, redraw], **unlisted())
+    save.click(save_parameters, {bar.parts.select, resets}, [line, resets, source], **unlisted())
+    reset.click(reset_parameters, {bar.parts.select, resets}, [line, resets, source], **unlisted())

@@ -14,7 +14,8 @@ from .convert import status_line
 from .model_bar import POLL_SECONDS, ModelBar, build_guest_bar, build_model_bar, first_choice
 from .models_tab import ModelsTab, build_models_tab
 from .page import Page, at_once
-from .parameters_tab import ParametersTab, build_parameters_tab
+from .parameters_tab import ParametersTab, build_parameters_tab, drawn_from
+from .register_form import USUAL_BACKEND
 
 Updates = dict[Any, Any]
 
@@ -54,7 +55,6 @@ def _wire_changes(page: Page, blocks: gr.Blocks, bar: ModelBar, models: ModelsTa
         models.parts.list,
         models.parts.card,
         models.parts.actions,
-        models.parts.found,
         seen,
         parameters.drawn_from,
     ]
@@ -68,21 +68,15 @@ def _wire_changes(page: Page, blocks: gr.Blocks, bar: ModelBar, models: ModelsTa
 
     @page.access.handler("owner")
     def open_page(request: gr.Request) -> Updates:
-        return view(first_choice(page))
+        return view(first_choice(page)) | models.form.shape(USUAL_BACKEND)
 
     def view(chosen: str | None) -> Updates:
-        status = page.forge.status
-        drawn_from = f"{status.model} {status.context_window} {_digest_of(page, chosen)}"
-        return bar.view() | models.view(chosen) | {seen: status.version, parameters.drawn_from: drawn_from}
+        # First, so that a change meanwhile is seen the next time.
+        drawn = {seen: page.forge.status.version, parameters.drawn_from: drawn_from(page, chosen)}
+        return bar.view() | models.view(chosen) | drawn
 
     gr.Timer(POLL_SECONDS).tick(look, {seen, bar.parts.select}, outputs, **at_once())
-    blocks.load(open_page, None, outputs, **at_once())
-
-
-def _digest_of(page: Page, name: str | None) -> str | None:
-    """Return what tells one state of a model's file from another."""
-    model = page.forge.config.models.get(name or "")
-    return model.file.digest if model is not None and model.file is not None else None
+    blocks.load(open_page, None, [*outputs, *models.form.parts], **at_once())
 
 
 def _build_guest_page(page: Page, blocks: gr.Blocks) -> None:

@@ -30,6 +30,19 @@ class BaseBackend:
     in_worker: ClassVar[bool] = True
     """Whether the page runs it in a child process, where it was registered by "module:Class"."""
 
+    paths_are_files: ClassVar[bool] = True
+    """Whether a model's path may be a file of this disk; the name of a model at a service is none."""
+
+    is_service: ClassVar[bool] = False
+    """Whether it asks a service, by the parameters api_base and api_key, which can name its models."""
+
+    about: ClassVar[str] = ""
+    """What it is good at, in a sentence for who chooses a backend."""
+
+    path_label: ClassVar[str] = "Path"
+    path_help: ClassVar[str] = "What the backend is given to load."
+    path_example: ClassVar[str] = ""
+
     context_window: int | None = None
     """Tokens that prompt and answer share, once a model is loaded; None where there is no known limit."""
 
@@ -55,6 +68,10 @@ class BaseBackend:
         A local model answers one at a time and is its own only lane; a service may answer several.
         """
         return (self,)
+
+    def service_models(self, parameters: Mapping[str, Any]) -> Sequence[str]:
+        """Return the names of a service's models; one request, nothing need be loaded."""
+        return ()
 
     def secrets(self, path: str) -> Sequence[str]:
         """Return the names of secret environment variables without which a child process cannot load this model."""

@@ -28,6 +28,8 @@ class EchoBackend(BaseBackend):
 
     Parameters = EchoParameters
     in_worker = False
+    about = "Says your own words back: to try the page without a model."
+    path_help = "Anything; this backend has no file."
 
     def __init__(self) -> None:
         self._loaded = False

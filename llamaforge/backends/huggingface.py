@@ -71,6 +71,10 @@ class HuggingFaceBackend(BaseBackend):
     """Runs one causal language model."""
 
     Parameters = HuggingFaceParameters
+    about = "Models of the Hugging Face Hub as they were published: the most to choose from, best on a GPU, private."
+    path_label = "Folder or repository"
+    path_help = "A folder with config.json and .safetensors files; or owner/name on the Hugging Face Hub."
+    path_example = "/home/you/models/Llama-3.2-1B-Instruct"
     ignored = {
         "presence_penalty": "transformers has no such penalty; use repeat_penalty.",
         "frequency_penalty": "transformers has no such penalty; use repeat_penalty.",

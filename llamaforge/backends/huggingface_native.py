@@ -129,8 +129,11 @@ class Decoder:
     """Turns token ids into text one at a time, at the same cost however long the answer is."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
+        self._tokenizer = tokenizer
         self._matcher = StopMatcher(stop)
         self._step = _fast_step(tokenizer) if tokenizer.is_fast else _slow_step(tokenizer)
+        self._told: list[int] = []  # the tokens of the last text, which tell what those after it add
+        self._held: list[int] = []  # tokens since then: half a character
         self.count = 0
 
     @property
@@ -140,10 +143,19 @@ class Decoder:
 
     def feed(self, token: int) -> str:
         self.count += 1
-        return self._matcher.feed(self._step(token))
+        self._held.append(token)
+        text = self._step(token)
+        if text:
+            self._told, self._held = self._held, []
+        return self._matcher.feed(text)
 
     def flush(self) -> str:
-        return "" if self.stopped else self._matcher.flush()
+        if self.stopped:
+            return ""
+        before, whole = (
+            self._tokenizer.decode(ids, skip_special_tokens=True) for ids in (self._told, self._told + self._held)
+        )
+        return self._matcher.feed(whole[len(before) :]) + self._matcher.flush()
 
 
 def _fast_step(tokenizer: Any) -> Callable[[int], str]:

@@ -90,6 +90,9 @@ class LlamaCppBackend(BaseBackend):
 
     Parameters = LlamaCppParameters
     file_keys = ("file", "sha256")
+    about = "GGUF files on this computer: the fastest on a CPU, small by quantisation, private, at no cost."
+    path_help = "The file on this computer, which stays where it is; or owner/name on the Hugging Face Hub."
+    path_example = "/home/you/models/llama-3-8b-q4_k_m.gguf"
 
     def __init__(self) -> None:
         self._llama: Llama | None = None

@@ -142,7 +142,7 @@ def test_what_is_no_model_is_not_registered_and_the_form_says_why(page: Page, ap
 
 def test_an_empty_form_asks_for_a_path(page: Page) -> None:
     register(page, "")
-    expect(page.locator("#register-notice")).to_contain_text("Give the path of a .gguf file on this computer.")
+    expect(page.locator("#register-notice")).to_contain_text("Fill in the path: The file on this computer")
 
 
 def test_a_name_that_exists_is_refused_and_its_file_kept(page: Page, app: App) -> None:
@@ -157,7 +157,7 @@ def test_a_name_that_is_no_file_name_is_refused(page: Page, app: App) -> None:
         register(page, str(app.folder / "tiny.gguf"), name)
         expect(page.locator("#register-notice")).to_contain_text("Choose another name.")
         register(page, "", name)
-        expect(page.locator("#register-notice")).to_contain_text("Give the path")
+        expect(page.locator("#register-notice")).to_contain_text("Fill in the path")
     assert not list(app.folder.rglob("escaped.yaml"))
 
 

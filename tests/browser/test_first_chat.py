@@ -69,7 +69,9 @@ def commented(page: Page, app: App) -> str:
 
 def test_an_empty_page_says_what_to_do_first(page: Page) -> None:
     expect(status(page)).to_contain_text("nothing loaded")
-    expect(page.locator("#chat-log")).to_contain_text("In Models, register a GGUF file by its path.")
+    expect(page.locator("#chat-log")).to_contain_text(
+        "In Models, register a model, if there is none yet: a GGUF file, by its path."
+    )
     open_tab(page, "Models")
     expect(page.locator("#model-card")).to_contain_text("No model is registered yet.")
     open_tab(page, "Parameters")

@@ -1,0 +1,79 @@
+"""Every kind of model is registered on the page and answers there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from page_kit import App, answers, ask, choose, load, open_tab, running, status
+from playwright.sync_api import Page, expect
+from tiny_gguf import DEFAULT_ANSWER
+from tiny_hf import write_tiny_hf
+
+MARKED = DEFAULT_ANSWER.split("\n")[-1][:20]
+
+
+@pytest.fixture(scope="module")
+def app(folder: Path) -> Iterator[App]:
+    app = App(folder)
+    write_tiny_hf(folder / "Tiny-1M-Instruct")
+    with running(app):
+        yield app
+
+
+def choose_backend(page: Page, name: str) -> None:
+    open_tab(page, "Models")
+    page.get_by_role("combobox", name="Backend").click()
+    page.get_by_role("option", name=name, exact=True).click()
+
+
+def test_the_form_says_what_a_backend_is_good_at_and_what_it_needs(page: Page) -> None:
+    for backend, label in {"huggingface": "Folder or repository", "llama.cpp": "Path"}.items():
+        choose_backend(page, backend)
+        expect(page.locator("#register-path")).to_contain_text(label)
+        expect(page.locator("#register-about")).not_to_be_empty()
+    expect(page.locator("#register-file")).to_be_visible()
+    choose_backend(page, "huggingface")
+    expect(page.locator("#register-file")).to_be_hidden()
+
+
+def test_a_hugging_face_folder_is_registered_by_path_and_answers(page: Page, app: App) -> None:
+    choose_backend(page, "huggingface")
+    page.locator("#register-path textarea, #register-path input").fill(str(app.folder / "Tiny-1M-Instruct"))
+    page.locator("#register-model").click()
+    expect(page.locator("#register-notice")).to_contain_text("Registered 'Tiny-1M-Instruct'.")
+    expect(page.locator("#model-card")).to_contain_text("LlamaForCausalLM")
+    load(page, app, "Tiny-1M-Instruct")
+    expect(status(page)).to_contain_text("on CPU")
+    open_tab(page, "Chat")
+    ask(page, "Hello")
+    expect(answers(page)).to_contain_text(MARKED)
+    open_tab(page, "Parameters")
+    expect(page.locator("#param-torch_dtype")).to_contain_text("Takes effect at the next load.")
+    expect(page.locator("#param-temperature input[type=number]")).to_have_value("0")
+
+
+def test_what_a_backend_cannot_do_is_disabled_and_says_why(page: Page, app: App) -> None:
+    choose(page, "Tiny-1M-Instruct")
+    open_tab(page, "Parameters")
+    page.locator("#params-advanced").get_by_role("button", name="Advanced").click()
+    penalty = page.locator("#param-presence_penalty")
+    expect(penalty).to_contain_text("transformers has no such penalty")
+    expect(penalty.locator("input[type=number]")).to_be_disabled()
+    own_code = page.locator("#param-trust_remote_code")
+    expect(own_code).to_contain_text("Only in the model's file.")
+    expect(own_code.locator("input")).to_be_disabled()
+
+
+def test_a_folder_with_pickled_weights_is_refused_in_the_form(page: Page, app: App) -> None:
+    old = app.folder / "old"
+    old.mkdir()
+    (old / "config.json").write_text(json.dumps({"model_type": "llama"}), "utf-8")
+    (old / "pytorch_model.bin").write_bytes(b"pickle")
+    choose_backend(page, "huggingface")
+    page.locator("#register-path textarea, #register-path input").fill(str(old))
+    page.locator("#register-model").click()
+    expect(page.locator("#register-notice")).to_contain_text("which can run code on your computer")
+    assert not app.file_of("old").exists()
