@@ -102,7 +102,7 @@ def draw_controls(page: Page, name: str, chosen: Mapping[str, Any], line: gr.HTM
     backend = get_backend(page.forge.model(name).backend)
     settings = page.forge.settings_of(name, chosen) | _unset_here(page, name, chosen)
     drawing = _drawing(page, name, line, backend.ignored, settings)
-    infos = describe(backend.Parameters).values()
+    infos = [info for info in describe(backend.Parameters).values() if not info.secret]
     with gr.Column(elem_id="parameters"):
         for info in infos:
             if not info.advanced:

@@ -29,7 +29,8 @@ def load(default: Any, help: str, **options: Any) -> Any:
     Args:
         default: what the engine does when it is unset.
         options: `advanced=False` shows it in the simple view, `step` is its slider's, `file_only=True` takes it from a
-            model's file and from code, never from the page; all others are pydantic's (ge, le, pattern, examples, …).
+            model's file and from code, never from the page, `secret=True` keeps it out of error texts too; all others
+            are pydantic's (ge, le, pattern, examples, …).
     """
     return _declare("load", default, help, **options)
 
@@ -47,10 +48,11 @@ def _declare(
     advanced: bool = True,
     step: float | None = None,
     file_only: bool = False,
+    secret: bool = False,
     **bounds: Any,
 ) -> Any:
-    extra: dict[str, Any] = {"scope": scope, "advanced": advanced, "step": step, "file_only": file_only}
-    extra["engine_default"] = default
+    extra: dict[str, Any] = {"scope": scope, "advanced": advanced, "step": step, "engine_default": default}
+    extra |= {"file_only": file_only, "secret": secret}
     return Field(default=None, description=help, json_schema_extra=extra, **bounds)
 
 
@@ -118,6 +120,7 @@ class ParameterInfo:
     max_length: int | None = None
     examples: tuple[str, ...] = ()
     file_only: bool = False
+    secret: bool = False
 
     @property
     def expectation(self) -> str:
@@ -166,6 +169,7 @@ def _info(name: str, field: FieldInfo) -> ParameterInfo:
         max_length=max_length,
         examples=tuple(map(str, field.examples or ())),
         file_only=bool(extra.get("file_only", False)),
+        secret=bool(extra.get("secret", False)),
     )
 
 
@@ -217,7 +221,7 @@ def _problem(name: str, value: Any, infos: Mapping[str, ParameterInfo], error: A
     if error["type"] == "extra_forbidden":
         return unknown_name("setting", name, infos)
     if name in infos:
-        shown = repr(value)
+        shown = "something else" if infos[name].secret else repr(value)
         return f"{name} must be {infos[name].expectation}, found {shown if len(shown) <= 60 else shown[:57] + '...'}."
     return f"{name}: {error['msg']}."
 
