@@ -215,6 +215,8 @@ class Config:
 
     def model_path(self, model: Model) -> str:
         """Return what the backend is given: a file of this disk where there is one, else the text as it stands."""
+        if model.backend in backend_names() and not get_backend(model.backend).paths_are_files:
+            return model.path
         resolved = self.resolve(model.path)
         here = os.path.exists(resolved) or model.path.lower().endswith(".gguf")
         path = str(resolved) if here else model.path
