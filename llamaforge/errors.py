@@ -16,7 +16,12 @@ LlamaForgeError
     ├── NoModelLoaded
     ├── Busy                 too many answers wait in line already
     ├── EmptyPrompt
-    └── ContextOverflow      the prompt is longer than the context window
+    ├── ContextOverflow      the prompt is longer than the context window
+    └── ServiceError         an OpenAI-compatible service refuses, or breaks off
+        ├── KeyRefused       the key is missing, wrong or may not do this
+        ├── ServiceBusy      too many requests, or no credit left
+        ├── ServiceUnreachable   no connection, a broken one, or silence
+        └── NotCompatible    what came is no answer of an OpenAI-compatible service
 
 The text of each is a sentence for the person at the page: what happened and what to do.
 """
@@ -117,10 +122,34 @@ class EmptyPrompt(GenerationError):
 class ContextOverflow(GenerationError):
     """The prompt is longer than the context window."""
 
-    def __init__(self, prompt_tokens: int, context_window: int) -> None:
+    def __init__(
+        self,
+        prompt_tokens: int,
+        context_window: int,
+        advice: str = "Start a new chat, shorten the message, or raise n_ctx.",
+    ) -> None:
         super().__init__(
-            f"This chat is too long for the model ({prompt_tokens:,} of {context_window:,} tokens). "
-            "Start a new chat, shorten the message, or raise n_ctx."
+            f"This chat is too long for the model ({prompt_tokens:,} of {context_window:,} tokens). {advice}"
         )
         self.prompt_tokens = prompt_tokens
         self.context_window = context_window
+
+
+class ServiceError(GenerationError):
+    """An OpenAI-compatible service refuses, or breaks off."""
+
+
+class KeyRefused(ServiceError):
+    """The service does not accept the key, or the key may not do this."""
+
+
+class ServiceBusy(ServiceError):
+    """The service takes no more requests for now, or the account has no credit left."""
+
+
+class ServiceUnreachable(ServiceError):
+    """There is no connection to the service, it broke, or nothing comes over it."""
+
+
+class NotCompatible(ServiceError):
+    """What came is no answer of an OpenAI-compatible service."""
