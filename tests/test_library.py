@@ -77,7 +77,10 @@ def module_level(path: Path) -> Iterator[tuple[str, ast.expr]]:
                 yield target.id, value
 
 
-@pytest.mark.parametrize("module", ["llamaforge", "llamaforge.backends.llama_cpp", "llamaforge.worker_backend"])
+@pytest.mark.parametrize(
+    "module",
+    ["llamaforge", "llamaforge.backends.llama_cpp", "llamaforge.backends.openai", "llamaforge.worker_backend"],
+)
 def test_importing_the_library_loads_no_engine_and_no_page(module: str) -> None:
     done = run_python(f"import {module}, sys; print([name for name in {HEAVY!r} if name in sys.modules])")
     assert (done.stdout, done.stderr) == ("[]\n", "")
@@ -109,7 +112,7 @@ def family_of(path: Path) -> str:
 
 @pytest.mark.parametrize("path", BACKENDS, ids=name_of)
 def test_a_backend_knows_no_other_backend_no_forge_and_no_config(path: Path) -> None:
-    shared = ("base", "parameters", family_of(path))
+    shared = ("base", "parameters", "keys", family_of(path))
     others = {f"llamaforge.backends.{other.stem}" for other in BACKENDS if not other.stem.startswith(shared)}
     upstairs = {f"llamaforge.{room}" for room in ("forge", "config", "engine", "generation", "yaml_file")}
     workers = {"llamaforge.worker", "llamaforge.worker_backend", "llamaforge.plugins"}

@@ -95,4 +95,5 @@ def _require_backend_class(name: str, backend: object) -> None:
 
 register_backend("llama.cpp", "llamaforge.backends.llama_cpp:LlamaCppBackend")
 register_backend("huggingface", "llamaforge.backends.huggingface:HuggingFaceBackend")
+register_backend("openai", "llamaforge.backends.openai:OpenAIBackend")
 register_backend("echo", "llamaforge.backends.echo:EchoBackend")
