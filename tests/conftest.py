@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hub_stand_in import Hub, hub_stand_in
+from openai_kit import backend, canary, connect, server  # noqa: F401 - fixtures
 from tiny_gguf import COUNTING_ANSWER, write_tiny_gguf
 
 from llamaforge import LlamaForge, backends

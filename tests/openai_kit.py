@@ -1,0 +1,98 @@
+"""Fixtures, known to every test by conftest.py: an OpenAI backend at a fault server, and what it answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from fault_server import FaultServer
+
+from llamaforge import LlamaForgeError, Message, Usage
+from llamaforge.backends.openai import OpenAIBackend
+
+CANARY = "sk-canary-5e1f0c2b7a9d4e68"
+CHAT = [Message("user", "Hello")]
+
+
+@dataclass
+class Answer:
+    """An answer from its first chunk to its end."""
+
+    text: str = ""
+    reasoning: str = ""
+    finish: str | None = None
+    usage: Usage | None = None
+    notes: list[str] = field(default_factory=list)
+    error: LlamaForgeError | None = None
+
+    @property
+    def said(self) -> str:
+        return str(self.error)
+
+
+def ask(backend: OpenAIBackend, settings: dict[str, Any] | None = None) -> Answer:
+    answer = Answer()
+    try:
+        for chunk in backend.chat_stream(CHAT, settings):
+            assert not isinstance(chunk, str)
+            answer.text += chunk.text
+            answer.reasoning += chunk.reasoning
+            answer.finish = chunk.finish_reason or answer.finish
+            answer.usage = chunk.usage or answer.usage
+            answer.notes += [chunk.note] if chunk.note else []
+    except LlamaForgeError as error:
+        answer.error = error
+    return answer
+
+
+def require_plain(error: LlamaForgeError | None) -> str:
+    """Return the text of an error that a person may see."""
+    said = str(error)
+    assert isinstance(error, LlamaForgeError) and 10 < len(said) <= 300
+    assert CANARY not in said + error.details + repr(error) and said.isprintable() and "Traceback" not in said
+    return said
+
+
+Connect = Callable[..., OpenAIBackend]
+
+
+@pytest.fixture
+def server() -> Iterator[FaultServer]:
+    made = FaultServer()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def connect(canary: None) -> Iterator[Connect]:
+    """Load a model at an address, with a key from the environment unless told otherwise."""
+    made: list[OpenAIBackend] = []
+
+    def load(url: str, model: str = "tiny", **parameters: Any) -> OpenAIBackend:
+        made.append(OpenAIBackend())
+        made[-1].load_model(model, {"api_base": url, "api_key": "${CANARY_API_KEY}", "timeout": 5.0, **parameters})
+        return made[-1]
+
+    yield load
+    for backend in made:
+        backend.unload_model()
+
+
+@pytest.fixture
+def backend(server: FaultServer, connect: Connect) -> OpenAIBackend:
+    return connect(server.url)
+
+
+@pytest.fixture
+def canary(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """A key that must never be seen in a log, and no proxy and no key of the person who runs the tests."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "OPENAI_API_KEY", "OPENAI_ORG_ID"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv("CANARY_API_KEY", CANARY)
+    caplog.set_level(logging.DEBUG)
+    yield
+    assert CANARY not in caplog.text
