@@ -20,7 +20,7 @@ from .errors import BackendError, LlamaForgeError, LoadSuperseded, ModelError, N
 from .generation import Generation
 from .memory import find_gpus, format_bytes, measure, verdict
 from .precedence import Setting, effective, load_settings, settings_of
-from .text_stream import as_chunks, clean_message, clean_text, or_whole, require_text, split_reasoning
+from .text_stream import as_chunks, clean_message, clean_text, ended_by, or_whole, require_text, split_reasoning
 from .types import LoadProgress, MemoryNeed, Message, ModelCard
 
 logger = logging.getLogger("llamaforge")
@@ -259,7 +259,10 @@ class LlamaForge:
         text = require_text(clean_text(prompt))
         return engine.submit(
             lambda lane: as_chunks(
-                or_whole(lane.generate_stream(text, settings), lambda: lane.generate(text, settings))
+                ended_by(
+                    settings.get("stop"),
+                    or_whole(lane.generate_stream(text, settings), lambda: lane.generate(text, settings)),
+                )
             )
         )
 
@@ -282,7 +285,10 @@ class LlamaForge:
         require_text(chat[-1].content if chat else "")
         return engine.submit(
             lambda lane: split_reasoning(
-                or_whole(lane.chat_stream(chat, settings), lambda: lane.generate(plain_prompt(chat), settings))
+                ended_by(
+                    settings.get("stop"),
+                    or_whole(lane.chat_stream(chat, settings), lambda: lane.generate(plain_prompt(chat), settings)),
+                )
             )
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import get_args
 
 from .errors import EmptyPrompt, GenerationError
@@ -104,6 +105,21 @@ def split_reasoning(stream: Iterable[str | Chunk]) -> Iterator[Chunk]:
 def as_chunks(stream: Iterable[str | Chunk]) -> Iterator[Chunk]:
     """Yield the stream as chunks, its text untouched."""
     return (Chunk(text=piece) if isinstance(piece, str) else piece for piece in stream)
+
+
+def ended_by(stop: Sequence[str] | None, stream: Iterable[str | Chunk]) -> Iterator[str | Chunk]:
+    """Yield a stream up to the first stop text in it, for backends that leave that to others; it is then closed."""
+    if not stop:
+        yield from stream
+        return
+    matcher = StopMatcher(stop)
+    for piece in stream:
+        chunk = Chunk(text=piece) if isinstance(piece, str) else piece
+        yield replace(chunk, text=matcher.feed(chunk.text)) if chunk.text else chunk
+        if matcher.matched:
+            yield Chunk(finish_reason="stop")
+            return
+    yield Chunk(text=matcher.flush())
 
 
 def or_whole(stream: Iterable[str | Chunk], whole: Callable[[], str]) -> Iterator[str | Chunk]:

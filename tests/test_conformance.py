@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from tiny_gguf import COUNTING_ANSWER
+from tiny_hf import write_tiny_hf
 from worker_kit import isolated
 
 from llamaforge import conformance
 
+FOUR_METHODS = """
+from llamaforge.backends.base import BaseBackend
+from llamaforge.backends import register_backend
+
+class MyCustomBackend(BaseBackend):
+    def load_model(self, model_path, parameters=None): ...
+    def generate(self, prompt, parameters=None): ...
+    def generate_stream(self, prompt, parameters=None): yield "Streaming response"
+    def is_model_loaded(self): return True
+"""
+
 
 @pytest.fixture
-def folder(tmp_path: Path, tiny_gguf: Path, endless_gguf: Path) -> Path:
-    """A config folder with a tiny model, an endless one, one that echoes and one that is not there."""
+def folder(tmp_path: Path, tiny_gguf: Path, endless_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A config folder with tiny and endless models, one of four methods, one that echoes and one that is not there."""
+    monkeypatch.delitem(sys.modules, "plugin_of_four", raising=False)  # of the test before
     models = {
         "tiny": ("llama.cpp", tiny_gguf),
         "endless": ("llama.cpp", endless_gguf),
         "gone": ("llama.cpp", tmp_path / "gone.gguf"),
         "echo": ("echo", "nowhere"),
+        "hugging": ("huggingface", write_tiny_hf(tmp_path / "hugging")),
+        "endless-hugging": ("huggingface", write_tiny_hf(tmp_path / "endless", COUNTING_ANSWER, endless=True)),
+        "four-methods": ("four", "anywhere"),
     }
+    four = f"{FOUR_METHODS}\nregister_backend('four', 'plugin_of_four:MyCustomBackend', overwrite=True)\n"
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "plugin_of_four.py").write_text(four, "utf-8")
+    (tmp_path / "settings.yaml").write_text("plugins: [plugin_of_four]\n", "utf-8")
     (tmp_path / "models").mkdir()
     for name, (backend, path) in models.items():
         parameters = {"n_threads": 1} if backend == "llama.cpp" else {}
@@ -28,7 +50,10 @@ def folder(tmp_path: Path, tiny_gguf: Path, endless_gguf: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("model", "columns"), [("tiny", 2), ("endless", 2), ("echo", 1)])
+MODELS = ["tiny", "endless", "hugging", "endless-hugging", "four-methods", "echo"]
+
+
+@pytest.mark.parametrize(("model", "columns"), [(name, 1 if name == "echo" else 2) for name in MODELS])
 def test_a_backend_of_ours_holds_near_and_far(
     folder: Path, capsys: pytest.CaptureFixture[str], model: str, columns: int
 ) -> None:

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 
-from llamaforge.text_stream import ReasoningSplitter, StopMatcher, as_chunks, split_reasoning
+from llamaforge.text_stream import ReasoningSplitter, StopMatcher, as_chunks, ended_by, split_reasoning
 from llamaforge.types import Chunk, Usage
 
 
@@ -127,3 +127,23 @@ def test_reasoning_that_a_backend_tells_itself_is_left_as_it_is() -> None:
 def test_raw_text_keeps_its_tags() -> None:
     told = list(as_chunks(["<think>a", Chunk("</think>", finish_reason="stop")]))
     assert told == [Chunk("<think>a"), Chunk("</think>", finish_reason="stop")]
+
+
+def test_a_stream_ends_before_a_stop_text_that_its_backend_does_not_know() -> None:
+    left: list[str] = []
+
+    def stream() -> Iterator[str]:
+        try:
+            yield from ("one t", "wo th", "ree four", " five")
+        finally:
+            left.append("closed")
+
+    chunks = list(ended_by([" four"], stream()))
+    assert "".join(chunk.text for chunk in chunks) == "one two three"
+    assert chunks[-1].finish_reason == "stop" and left == ["closed"]
+
+
+def test_what_only_begins_a_stop_text_is_not_lost() -> None:
+    chunks = list(ended_by(["END"], iter(["the E", Chunk(finish_reason="length")])))
+    assert "".join(chunk.text for chunk in chunks) == "the E"
+    assert [chunk.finish_reason for chunk in chunks if chunk.finish_reason] == ["length"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from .. import hub
 from ..chat_template import ChatTemplate, Segment
@@ -28,7 +28,7 @@ from .huggingface_native import (
     remote_code_error,
     require_packages,
 )
-from .parameters import SamplingParameters, load
+from .huggingface_parameters import HuggingFaceParameters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,35 +36,6 @@ if TYPE_CHECKING:
 PIECE = 512  # prompt tokens evaluated at a time; Stop is heard between
 USUAL_WINDOW = 8192  # what memory is estimated for: the cache grows with the chat
 ELEMENT = {"float32": 4, "float16": 2, "bfloat16": 2}
-
-
-class HuggingFaceParameters(SamplingParameters):
-    """Parameters of transformers, by the names of `from_pretrained` where it has them."""
-
-    device: str | None = load(
-        "auto",
-        "Where the model runs; auto is the GPU where there is one.",
-        pattern=r"^(auto|cpu|mps|cuda(:\d{1,2})?)$",
-        examples=["auto", "cpu", "cuda", "cuda:1", "mps"],
-        advanced=False,
-    )
-    torch_dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = load(
-        "auto", "Type of the weights in memory; auto is that of the files.", advanced=False
-    )
-    quantization: Literal["4bit", "8bit"] | None = load(
-        None, "Shrink the weights while loading, by the package bitsandbytes. Unset: not at all."
-    )
-    trust_remote_code: bool | None = load(
-        False, "Let the model run its own Python code, with all your rights.", file_only=True
-    )
-    revision: str | None = load(None, "Branch, tag or commit of the Hub repository. Unset: main.", max_length=200)
-    cache_dir: str | None = load(None, "Folder for downloads. Unset: the Hub's usual one.", max_length=4096)
-    device_map: str | None = load(
-        None, "Spread over several devices: auto, balanced or sequential. Unset: one device.", max_length=200
-    )
-    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = load(
-        None, "How attention is computed. Unset: the best that the model and this machine know."
-    )
 
 
 class HuggingFaceBackend(BaseBackend):

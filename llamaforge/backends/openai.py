@@ -69,15 +69,21 @@ class OpenAIParameters(SamplingParameters):
         None, "The key, as ${OPENAI_API_KEY}: the environment variable that holds it.", secret=True
     )
     api_base: str | None = load(
-        DEFAULT_ADDRESS, "The service's address, which usually ends in /v1.", advanced=False, max_length=2000
+        DEFAULT_ADDRESS,
+        "The service's address, which usually ends in /v1.",
+        advanced=False,
+        file_only=True,  # the key is meant for this address and no other
+        max_length=2000,
     )
-    organization: str | None = load(None, "OpenAI's id of your organization, if you have several.", max_length=200)
+    organization: str | None = load(
+        None, "OpenAI's id of your organization, if you have several.", file_only=True, max_length=200
+    )
     timeout: float | None = load(
         DEFAULT_TIMEOUT, "Seconds to wait for the first piece of an answer.", ge=0.1, le=3600, step=1
     )
     parallel: int | None = load(DEFAULT_PARALLEL, "How many answers the service may write at once.", ge=1, le=16)
     ca_bundle: str | None = load(
-        None, "A PEM file of certificates to trust as well, for a server of your own.", max_length=4000
+        None, "A PEM file of certificates to trust as well, for a server of your own.", file_only=True, max_length=4000
     )
 
 
@@ -138,6 +144,14 @@ class OpenAIBackend(BaseBackend):
     Parameters = OpenAIParameters
     in_worker = False
     paths_are_files = False
+    is_service = True
+    about = (
+        "Any OpenAI-compatible service, or a server of your own: the largest models without memory of yours; what you "
+        "write goes there, and may cost money."
+    )
+    path_label = "Model"
+    path_help = "Its name at the service; Test connection lists them."
+    path_example = "gpt-4o-mini"
 
     def __init__(self) -> None:
         self._service: Service | None = None
@@ -186,6 +200,10 @@ class OpenAIBackend(BaseBackend):
         lane = self._lane
         if lane is not None:
             lane.stop()
+
+    def service_models(self, parameters: Mapping[str, Any]) -> Sequence[str]:
+        require_package()
+        return service_models(parameters)
 
     def list_models(self) -> list[str]:
         """Return the names of the models at the service of the loaded one."""

@@ -32,28 +32,19 @@ def load(default: Any, help: str, **options: Any) -> Any:
             model's file and from code, never from the page, `secret=True` keeps it out of error texts too; all others
             are pydantic's (ge, le, pattern, examples, …).
     """
-    return _declare("load", default, help, **options)
+    return _declare("load", default, help, options)
 
 
 def generate(default: Any, help: str, **options: Any) -> Any:
     """Declare a parameter that may change with every answer; arguments as for load()."""
-    return _declare("generate", default, help, **options)
+    return _declare("generate", default, help, options)
 
 
-def _declare(
-    scope: Scope,
-    default: Any,
-    help: str,
-    *,
-    advanced: bool = True,
-    step: float | None = None,
-    file_only: bool = False,
-    secret: bool = False,
-    **bounds: Any,
-) -> Any:
-    extra: dict[str, Any] = {"scope": scope, "advanced": advanced, "step": step, "engine_default": default}
-    extra |= {"file_only": file_only, "secret": secret}
-    return Field(default=None, description=help, json_schema_extra=extra, **bounds)
+def _declare(scope: Scope, default: Any, help: str, options: dict[str, Any]) -> Any:
+    usual = {"advanced": True, "step": None, "file_only": False, "secret": False}
+    extra = {name: options.pop(name, value) for name, value in usual.items()}
+    extra |= {"scope": scope, "engine_default": default}
+    return Field(default=None, description=help, json_schema_extra=extra, **options)
 
 
 class Parameters(BaseModel):
