@@ -170,7 +170,8 @@ def wire_register_form(
         except LlamaForgeError as error:
             yield {parts.notice: notice(str(error))}
             return
-        hint = f"It answers. It has {len(names)} models; choose one." if names else "It answers, but names no model."
+        known = "1 model" if len(names) == 1 else f"{len(names)} models"
+        hint = f"It answers. It has {known}; choose one." if names else "It answers, but names no model."
         choices = gr.update(choices=names, value=None, visible=bool(names), label="Models of this service")
         yield {parts.notice: notice(hint, "hint"), parts.found: choices}
 

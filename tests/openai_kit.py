@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +62,37 @@ def require_plain(error: LlamaForgeError | None) -> str:
     assert isinstance(error, LlamaForgeError) and 10 < len(said) <= 300
     assert CANARY not in said + error.details + repr(error) and said.isprintable() and "Traceback" not in said
     return said
+
+
+@contextmanager
+def llama_cpp_server(model: Path, *flags: str) -> Iterator[str]:
+    """Run llama-cpp-python's own server on a model, which it calls "tiny"; the address is returned."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(model), "--model_alias", "tiny"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--n_ctx", "512", "--interrupt_requests", "False"]
+    command += ["--n_threads", "1", "--n_threads_batch", "1", *flags]
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    url = f"http://127.0.0.1:{port}/v1"
+
+    def is_up() -> bool:
+        assert process.poll() is None, "the server ended"
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/models", timeout=5):
+                return True
+        except OSError:
+            return False
+
+    try:
+        deadline = time.monotonic() + 60
+        while not is_up():
+            assert time.monotonic() < deadline, "the server does not start"
+            time.sleep(0.05)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 Connect = Callable[..., OpenAIBackend]

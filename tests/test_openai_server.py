@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from openai_kit import Connect, ask
+from openai_kit import Connect, ask, llama_cpp_server
 from test_openai import SETTINGS
 from tiny_gguf import DEFAULT_ANSWER
 
@@ -22,32 +16,8 @@ from llamaforge import LlamaForge, conformance
 @pytest.fixture(scope="module")
 def llama_server(tiny_gguf: Path) -> Iterator[str]:
     """llama-cpp-python's own server."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(tiny_gguf), "--model_alias", "tiny"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--n_ctx", "512", "--interrupt_requests", "False"]
-    command += ["--n_threads", "1", "--n_threads_batch", "1"]
-    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    url = f"http://127.0.0.1:{port}/v1"
-
-    def is_up() -> bool:
-        assert process.poll() is None, "the server ended"
-        try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/models", timeout=5):
-                return True
-        except OSError:
-            return False
-
-    try:
-        deadline = time.monotonic() + 60
-        while not is_up():
-            assert time.monotonic() < deadline, "the server does not start"
-            time.sleep(0.05)
+    with llama_cpp_server(tiny_gguf) as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def test_a_real_server_answers(llama_server: str, connect: Connect) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from openai_kit import llama_cpp_server
 from tiny_hf import write_random_pair
 
 from llamaforge import LlamaForge, Message
@@ -23,20 +24,22 @@ CHATS = {
 
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, LlamaForge]]:
-    """The same random weights, loaded by llama.cpp and by transformers."""
+    """The same random weights in llama.cpp, in transformers, and at a server that this project did not write."""
     folder = tmp_path_factory.mktemp("pair")
     gguf, hf = write_random_pair(folder)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    engines = {name: LlamaForge(folder / name) for name in ("llama.cpp", "huggingface")}
+    engines = {name: LlamaForge(folder / name) for name in ("llama.cpp", "huggingface", "openai")}
     exact = {"f16_kv": False, "flash_attn": False, "n_threads": 1}
     engines["llama.cpp"].add_model("pair", str(gguf), "llama.cpp", exact)
     engines["huggingface"].add_model("pair", str(hf), "huggingface", {"torch_dtype": "float32", "device": "cpu"})
-    for forge in engines.values():
-        forge.load_model("pair")
-    yield engines
-    for forge in engines.values():
-        forge.unload_model()
+    with llama_cpp_server(gguf, "--type_k", "0", "--type_v", "0", "--flash_attn", "False") as url:
+        engines["openai"].add_model("pair", "tiny", "openai", {"api_base": url})
+        for forge in engines.values():
+            forge.load_model("pair")
+        yield engines
+        for forge in engines.values():
+            forge.unload_model()
     torch.set_num_threads(threads)
 
 
@@ -45,12 +48,12 @@ def chat_of(texts: list[str]) -> list[Message]:
 
 
 @pytest.mark.parametrize("name", CHATS)
-def test_llama_cpp_and_transformers_say_the_same(engines: dict[str, LlamaForge], name: str) -> None:
+def test_llama_cpp_transformers_and_a_server_say_the_same(engines: dict[str, LlamaForge], name: str) -> None:
     answers = {engine: forge.chat_stream(chat_of(CHATS[name]), SAME) for engine, forge in engines.items()}
     said = {engine: "".join(answer) for engine, answer in answers.items()}
-    counted = {answer.result.usage.prompt_tokens for answer in answers.values()}  # type: ignore[union-attr]
-    assert len(counted) == 1, "the prompts are the same number of tokens"
-    assert said["llama.cpp"] == said["huggingface"]
+    results = [answers[engine].result for engine in ("llama.cpp", "huggingface")]  # the server counts no tokens
+    assert len({result.usage.prompt_tokens for result in results if result and result.usage}) == 1
+    assert said["llama.cpp"] == said["huggingface"] == said["openai"]
     assert len(said["llama.cpp"]) > 40
 
 

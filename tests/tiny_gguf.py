@@ -69,7 +69,7 @@ def write_tiny_gguf(  # noqa: PLR0913 - a test names the one or two that it need
         layers: with 8 (19 MB), 3,000 tokens of prompt take about 2.5 s on one thread, each token of the answer 4 ms.
         endless: begin again after the last piece, for ever.
         shuffled: all pieces and the end are equally likely, so that the seed decides; greedy still says the answer.
-        random_weights: a seed; the answer is then no answer, and each token depends on all before it.
+        random_weights: a seed; the answer is then letters without end, and each token depends on all before it.
         metadata: more settings, or other values for those written here; None leaves a setting out.
     """
     pieces = answer_pieces(answer, whole_characters=shuffled)
@@ -88,6 +88,7 @@ def write_tiny_gguf(  # noqa: PLR0913 - a test names the one or two that it need
     if random_weights is not None:
         source = np.random.default_rng(random_weights)
         weights = {name: source.normal(0, 0.3, weight.shape).astype(np.float32) for name, weight in weights.items()}
+        weights["output"][[not _plain(token) for token in tokens]] = 0
     _add_tensors(writer, shape, weights, file_type)
     for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
         write()
@@ -254,6 +255,11 @@ _LETTERS = _byte_letters()
 
 def _spelled(piece: bytes) -> str:
     return "".join(_LETTERS[byte] for byte in piece)
+
+
+def _plain(token: str) -> bool:
+    """Tell whether a token is of letters and blanks, as a text that every engine shows alike."""
+    return re.fullmatch(r"[\x21-\x7eĠ]+", token) is not None and token not in CONTROL_TOKENS
 
 
 @cache

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from page_kit import App, answers, ask, choose, load, open_tab, running, status
+from openai_kit import llama_cpp_server
+from page_kit import App, answers, ask, box, choose, load, notice, open_tab, running, send, status
 from playwright.sync_api import Page, expect
-from tiny_gguf import DEFAULT_ANSWER
+from tiny_gguf import DEFAULT_ANSWER, write_tiny_gguf
 from tiny_hf import write_tiny_hf
 
 MARKED = DEFAULT_ANSWER.split("\n")[-1][:20]
@@ -53,6 +54,44 @@ def test_a_hugging_face_folder_is_registered_by_path_and_answers(page: Page, app
     open_tab(page, "Parameters")
     expect(page.locator("#param-torch_dtype")).to_contain_text("Takes effect at the next load.")
     expect(page.locator("#param-temperature input[type=number]")).to_have_value("0")
+
+
+def test_an_endpoint_is_asked_for_its_models_registered_and_answers(page: Page, app: App) -> None:
+    with llama_cpp_server(write_tiny_gguf(app.folder / "served.gguf")) as url:
+        choose_backend(page, "openai")
+        page.get_by_label("Address").fill(url)
+        page.locator("#test-connection").click()
+        expect(page.locator("#register-notice")).to_contain_text("It answers. It has 1 model; choose one.")
+        page.get_by_role("combobox", name="Models of this service").click()
+        page.get_by_role("option", name="tiny").click()
+        page.get_by_role("textbox", name="Name", exact=False).last.fill("served")
+        page.locator("#register-model").click()
+        expect(page.locator("#register-notice")).to_contain_text("Registered 'served'.")
+        load(page, app, "served")
+        expect(status(page)).to_contain_text("127.0.0.1")
+        open_tab(page, "Chat")
+        ask(page, "Hello")
+        expect(answers(page)).to_contain_text(MARKED)
+    ask_in_vain(page)
+
+
+def ask_in_vain(page: Page) -> None:
+    """Send a message to a service that is gone: a sentence says so, and the message stays."""
+    send(page, "Are you there?")
+    expect(notice(page)).to_contain_text("127.0.0.1")
+    expect(box(page)).to_have_value("Are you there?")
+
+
+def test_a_key_is_named_and_never_taken(page: Page, app: App) -> None:
+    choose_backend(page, "openai")
+    page.locator("#register-path textarea, #register-path input").fill("gpt-4o-mini")
+    page.get_by_label("Key's environment variable").fill("sk-very-secret-canary")
+    page.locator("#register-model").click()
+    expect(page.locator("#register-notice")).to_contain_text("Give the name of the environment variable")
+    page.get_by_label("Key's environment variable").fill("CANARY_API_KEY")
+    page.locator("#register-model").click()
+    expect(page.locator("#register-notice")).to_contain_text("CANARY_API_KEY is not set")
+    assert not app.file_of("gpt-4o-mini").exists()
 
 
 def test_what_a_backend_cannot_do_is_disabled_and_says_why(page: Page, app: App) -> None:
