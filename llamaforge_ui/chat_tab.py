@@ -12,7 +12,7 @@ from gradio.events import api
 
 from llamaforge import EmptyPrompt, Generation, GenerationError, LlamaForgeError, NoModelLoaded, clean_text
 
-from .conversation import AnswerRunning, Conversation, Start
+from .conversation import AnswerRunning, Conversation, JustSent, Start
 from .convert import LATEX, chatbot_value, notice, problem_of, shown_messages
 from .live_turn import Frame, frames
 from .page import Page, at_once, unlisted
@@ -103,8 +103,10 @@ class ChatTab:
         """
         try:
             generation = begin()
-        except AnswerRunning:
-            pass  # a second click on Send
+        except JustSent:
+            pass
+        except AnswerRunning as running:
+            yield {self.parts.notice: notice(f"{running} Your message stays here.", "hint")}
         except LlamaForgeError as error:
             restored = {"input": written} if written and not box.strip() else {}
             yield self.settled(conversation, **restored) | self.problem(error)
@@ -228,7 +230,7 @@ def _wire_asking(tab: ChatTab) -> None:
         def begin() -> Generation:
             text = _required(values[parts.input])
             if conversation.asked_just_now(text):
-                raise AnswerRunning("This message was just sent.")
+                raise JustSent("This message was just sent.")
             return conversation.ask(text, tab.start(request), tab.model)
 
         async for updates in tab.answer(conversation, begin, input=""):

@@ -22,6 +22,10 @@ class AnswerRunning(LlamaForgeError):
     """The chat's last answer is still being written."""
 
 
+class JustSent(AnswerRunning):
+    """This very message was sent a moment ago: a second click on Send, an Enter too many."""
+
+
 @dataclass(slots=True)
 class Turn:
     """What one side said; an answer that is being written is read straight from its generation."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,21 @@ if sys.argv[2] == "no file may be written":
 with isolated(Path("."), tiny=Path(sys.argv[1])) as forge:
     forge.load_model("tiny")
     print(forge.generate("hi", {"max_tokens": 1}).strip(), forge.status.state)
+"""
+
+
+TWO_PROGRAMS = """
+import sys
+from llamaforge import ConfigConflict, LlamaForge
+
+forge = LlamaForge(sys.argv[1])
+for number in range(1, 16):
+    forge.add_model(f"{sys.argv[2]} {number}", "anywhere", "echo")
+    forge.config.save()
+    try:
+        forge.config.save_parameters("shared", {"max_tokens": number + 15 * (sys.argv[2] == "bob")})
+    except ConfigConflict:
+        pass  # the other one was quicker, and this one is told so
 """
 
 
@@ -144,6 +160,26 @@ def test_it_runs_from_any_folder(tmp_path: Path, tiny_gguf: Path, monkeypatch: p
     script = f"import sys\nsys.path.append({str(ROOT / 'tests')!r})\n{ELSEWHERE}"
     done = run_python(script, tiny_gguf, place, folder=folder)
     assert (done.stdout, done.returncode) == ("Hello! ready\n", 0), done.stderr
+
+
+def test_two_programs_on_one_config_folder_lose_nothing_of_each_other(tmp_path: Path) -> None:
+    shared = LlamaForge(tmp_path)
+    shared.add_model("shared", "anywhere", "echo")
+    shared.config.save()
+    done: list[subprocess.CompletedProcess[str]] = []
+    programs = [
+        threading.Thread(target=lambda name=name: done.append(run_python(TWO_PROGRAMS, tmp_path, name)))
+        for name in ("ada", "bob")
+    ]
+    for program in programs:
+        program.start()
+    for program in programs:
+        program.join()
+    assert [(one.returncode, one.stderr) for one in done] == [(0, ""), (0, "")]
+    config = LlamaForge(tmp_path).config
+    assert len(config.models) == 31 and not any(model.problem for model in config.models.values())
+    assert config.models["shared"].parameters["max_tokens"] in range(1, 31)
+    assert not list(tmp_path.rglob("*.tmp*"))
 
 
 def test_an_unloaded_model_refuses_in_a_sentence_and_one_unloaded_in_an_answer_keeps_its_text(far: LlamaForge) -> None:

@@ -101,6 +101,19 @@ def test_closing_the_tab_stops_its_answer(page: Page, app: App, context: Browser
     expect(live(other)).to_contain_text("one two", timeout=5000)
 
 
+def test_a_message_sent_while_an_answer_is_written_stays_in_the_box(page: Page, app: App) -> None:
+    load(page, app, "slow")
+    send(page, "Count")
+    expect(live(page)).to_contain_text("seven")
+    send(page, "And another thing")
+    expect(notice(page)).to_contain_text("An answer is still being written.")
+    expect(box(page)).to_have_value("And another thing")
+    stop(page)
+    box(page).press("Enter")
+    expect(users(page)).to_have_count(2)
+    stop(page)
+
+
 def test_enter_pressed_twice_gives_one_answer(page: Page, app: App) -> None:
     load(page, app, "slow")
     box(page).fill("Count")
