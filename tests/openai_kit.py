@@ -67,19 +67,37 @@ def require_plain(error: LlamaForgeError | None) -> str:
 @contextmanager
 def llama_cpp_server(model: Path, *flags: str) -> Iterator[str]:
     """Run llama-cpp-python's own server on a model, which it calls "tiny"; the address is returned."""
+    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(model), "--model_alias", "tiny"]
+    command += ["--n_ctx", "512", "--interrupt_requests", "False", "--n_threads", "1", "--n_threads_batch", "1"]
+    with _serving([*command, *flags], "/v1/models") as url:
+        yield url
+
+
+@contextmanager
+def transformers_server(cache: Path) -> Iterator[str]:
+    """Run `transformers serve`, which loads the folder that a request names as its model; the address is returned."""
+    (cache / "hub").mkdir(parents=True)
+    command = [str(Path(sys.executable).parent / "transformers"), "serve", "--device", "cpu", "--dtype", "float32"]
+    with _serving(command, "/health", HF_HUB_OFFLINE="1", HF_HOME=str(cache), OMP_NUM_THREADS="1") as url:
+        yield url
+
+
+@contextmanager
+def _serving(command: list[str], path: str, **variables: str) -> Iterator[str]:
+    """Run a server until it answers at a path, and end it in the end."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(model), "--model_alias", "tiny"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--n_ctx", "512", "--interrupt_requests", "False"]
-    command += ["--n_threads", "1", "--n_threads_batch", "1", *flags]
+    command = [*command, "--host", "127.0.0.1", "--port", str(port)]
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    url = f"http://127.0.0.1:{port}/v1"
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment | variables
+    )
+    url = f"http://127.0.0.1:{port}"
 
     def is_up() -> bool:
         assert process.poll() is None, "the server ended"
         try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/models", timeout=5):
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}{path}", timeout=5):
                 return True
         except OSError:
             return False
@@ -89,7 +107,7 @@ def llama_cpp_server(model: Path, *flags: str) -> Iterator[str]:
         while not is_up():
             assert time.monotonic() < deadline, "the server does not start"
             time.sleep(0.05)
-        yield url
+        yield f"{url}/v1"
     finally:
         process.terminate()
         process.wait(10)

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from openai_kit import Connect, ask, llama_cpp_server
+from openai_kit import Connect, ask, llama_cpp_server, transformers_server
 from test_openai import SETTINGS
 from tiny_gguf import DEFAULT_ANSWER
+from tiny_hf import write_tiny_hf
 
 from llamaforge import LlamaForge, conformance
 
@@ -46,3 +47,14 @@ def test_a_backend_at_a_real_server_holds(llama_server: str, tmp_path: Path, can
     table = conformance.table({"openai": outcomes})
     assert {outcome.verdict for outcome in outcomes} <= {"holds", "n/a"}, table
     assert sum(outcome.verdict == "holds" for outcome in outcomes) >= 17, table
+
+
+def test_transformers_own_server_answers(tmp_path: Path, connect: Connect) -> None:
+    """It knows fewer parameters than the other, counts tokens unasked, and includes the stop text."""
+    model = write_tiny_hf(tmp_path / "tiny")
+    with transformers_server(tmp_path / "cache") as url:
+        backend = connect(url, model=str(model), api_key=None, timeout=60.0)
+        done = ask(backend, {"temperature": 0.0, "max_tokens": 64, "top_k": 5})
+        assert (done.text, done.finish, done.error) == (DEFAULT_ANSWER, "stop", None)
+        assert done.usage is not None and done.usage.completion_tokens > 20
+        assert ask(backend, {"temperature": 0.0, "stop": ["tiny"]}).text == "Hello! I am a **"
