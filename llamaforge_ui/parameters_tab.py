@@ -152,7 +152,7 @@ def _control(drawing: Drawing, info: ParameterInfo, setting: Setting) -> None:
         "elem_classes": SET if setting.is_set else UNSET,
         "interactive": info.name not in drawing.ignored and not info.file_only,
     }
-    control = _component(info, setting.value, drawing.limits.get(info.name), common)
+    control = _component(drawing, info, setting.value, common)
     shown = control.value
 
     @page.access.handler("owner")
@@ -196,7 +196,7 @@ def _problem(page: Page, drawing: Drawing, info: ParameterInfo, value: Any) -> s
     return ""
 
 
-def _component(info: ParameterInfo, value: Any, limit: int | None, common: dict[str, Any]) -> Any:
+def _component(drawing: Drawing, info: ParameterInfo, value: Any, common: dict[str, Any]) -> Any:
     if info.kind == "yes or no":
         return gr.Checkbox(value=bool(value), **common)
     if info.kind == "choice":
@@ -206,8 +206,11 @@ def _component(info: ParameterInfo, value: Any, limit: int | None, common: dict[
         return gr.Textbox("\n".join(value or []), lines=1, max_lines=6, **common)
     if info.kind == "text":
         return gr.Textbox(value or "", **common)
+    limit, default = drawing.limits.get(info.name), drawing.defaults.get(info.name, info.default)
     maximum = limit if limit is not None else info.maximum
-    if info.minimum is None or maximum is None or maximum - info.minimum > WIDEST_SLIDER:
+    # A slider always stands somewhere, which would be a lie where nobody knows what holds when it is not set.
+    unknown = default is None and limit is None
+    if unknown or info.minimum is None or maximum is None or maximum - info.minimum > WIDEST_SLIDER:
         # Not gr.Number, which shows an unset one as 0.
         return gr.Textbox("" if value is None else str(value), placeholder="not set", max_lines=1, **common)
     step = info.step or (1 if info.kind == "whole number" else 0.01)

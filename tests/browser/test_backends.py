@@ -94,6 +94,19 @@ def test_a_key_is_named_and_never_taken(page: Page, app: App) -> None:
     assert not app.file_of("gpt-4o-mini").exists()
 
 
+def test_what_a_service_decides_is_an_empty_box_and_a_key_is_not_shown(page: Page, app: App) -> None:
+    text = "backend: openai\npath: gpt-4o-mini\nparameters:\n  api_key: ${OPENAI_API_KEY}\n  top_p: 0.5\n"
+    app.file_of("remote").write_text(text, "utf-8")
+    open_tab(page, "Models")
+    page.locator("#reload-models").click()
+    choose(page, "remote")
+    open_tab(page, "Parameters")
+    for name, value in {"temperature": "", "max_tokens": "", "top_p": "0.5"}.items():
+        expect(page.locator(f"#param-{name}").locator("textarea, input")).to_have_value(value)
+    expect(page.locator("#param-api_base").locator("textarea, input")).to_be_disabled()
+    expect(page.locator("#param-api_key")).to_have_count(0)
+
+
 def test_what_a_backend_cannot_do_is_disabled_and_says_why(page: Page, app: App) -> None:
     choose(page, "Tiny-1M-Instruct")
     open_tab(page, "Parameters")
