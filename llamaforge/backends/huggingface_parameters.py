@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .parameters import SamplingParameters, generate, load
+from .parameters import SamplingParameters, load, shared
 
 AS_PUBLISHED = "Unset: as the model's generation_config.json says."
 
@@ -12,31 +12,11 @@ AS_PUBLISHED = "Unset: as the model's generation_config.json says."
 class HuggingFaceParameters(SamplingParameters):
     """Parameters of transformers, by the names of `from_pretrained` where it has them."""
 
-    temperature: float | None = generate(
-        None,
-        f"Randomness: 0 always takes the likeliest token, higher is more varied. {AS_PUBLISHED}",
-        ge=0,
-        le=2,
-        step=0.05,
-        advanced=False,
-    )
-    top_p: float | None = generate(
-        None,
-        f"Keep the likeliest tokens that together reach this probability; 1 keeps all. {AS_PUBLISHED}",
-        ge=0,
-        le=1,
-        step=0.01,
-        advanced=False,
-    )
-    top_k: int | None = generate(
-        None, f"Keep only this many of the likeliest tokens; 0 keeps all. {AS_PUBLISHED}", ge=0, le=1000
-    )
-    min_p: float | None = generate(
-        None, f"Drop tokens less likely than this share of the likeliest one. {AS_PUBLISHED}", ge=0, le=1, step=0.01
-    )
-    repeat_penalty: float | None = generate(
-        None, f"Makes tokens of the recent text less likely; 1 is off. {AS_PUBLISHED}", ge=0.1, le=2, step=0.05
-    )
+    temperature: float | None = shared("temperature", AS_PUBLISHED)
+    top_p: float | None = shared("top_p", AS_PUBLISHED)
+    top_k: int | None = shared("top_k", AS_PUBLISHED)
+    min_p: float | None = shared("min_p", AS_PUBLISHED)
+    repeat_penalty: float | None = shared("repeat_penalty", AS_PUBLISHED)
 
     device: str | None = load(
         "auto",

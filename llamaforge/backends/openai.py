@@ -20,10 +20,11 @@ from .base import BaseBackend
 from .openai_address import DEFAULT_ADDRESS, DEFAULT_PARALLEL, DEFAULT_TIMEOUT, Endpoint, endpoint_of
 from .openai_request import EXTRA
 from .openai_service import Service, require_package
-from .parameters import SamplingParameters, generate, load
+from .parameters import SamplingParameters, generate, load, shared
 
 logger = logging.getLogger("llamaforge")
 
+AS_IT_DECIDES = "Unset: as the service decides."
 NOT_OPENAI = "No parameter of OpenAI's own service, which never gets it; others are sent it, and many honour it."
 PLAIN_KEY = (
     "The key stands in the model's parameters in plain text. Put it into an environment variable "
@@ -34,34 +35,14 @@ PLAIN_KEY = (
 class OpenAIParameters(SamplingParameters):
     """Parameters of OpenAI-compatible services; what is not set is not sent."""
 
-    temperature: float | None = generate(
-        None,
-        "Randomness: 0 always takes the likeliest token, higher is more varied. Unset: as the service decides.",
-        ge=0,
-        le=2,
-        step=0.05,
-        advanced=False,
-    )
+    temperature: float | None = shared("temperature", AS_IT_DECIDES)
     max_tokens: int | None = generate(
-        None, "Longest answer in tokens. Unset: as the service decides.", ge=1, le=1_048_576, advanced=False
+        None, f"Longest answer in tokens. {AS_IT_DECIDES}", ge=1, le=1_048_576, advanced=False
     )
-    top_p: float | None = generate(
-        None,
-        "Keep the likeliest tokens that together reach this probability; 1 keeps all. Unset: as the service decides.",
-        ge=0,
-        le=1,
-        step=0.01,
-        advanced=False,
-    )
-    top_k: int | None = generate(
-        None, f"Keep only this many of the likeliest tokens; 0 keeps all. {NOT_OPENAI}", ge=0, le=1000
-    )
-    min_p: float | None = generate(
-        None, f"Drop tokens less likely than this share of the likeliest one. {NOT_OPENAI}", ge=0, le=1, step=0.01
-    )
-    repeat_penalty: float | None = generate(
-        None, f"Makes tokens of the recent text less likely; 1 is off. {NOT_OPENAI}", ge=0.1, le=2, step=0.05
-    )
+    top_p: float | None = shared("top_p", AS_IT_DECIDES)
+    top_k: int | None = shared("top_k", NOT_OPENAI)
+    min_p: float | None = shared("min_p", NOT_OPENAI)
+    repeat_penalty: float | None = shared("repeat_penalty", NOT_OPENAI)
     seed: int | None = generate(
         None, "Same seed, same settings, same text, as far as the service can.", ge=0, le=4_294_967_294
     )

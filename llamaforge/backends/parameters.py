@@ -179,6 +179,13 @@ def _kind(annotation: Any) -> Kind:
     return kinds.get(annotation, "text")
 
 
+def shared(name: str, unset: str) -> Any:
+    """Declare a parameter of SamplingParameters again, in its bounds, with what an engine does when it is unset."""
+    info = describe(SamplingParameters)[name]
+    bounds = {"ge": info.minimum, "le": info.maximum}
+    return generate(None, f"{info.help} {unset}", advanced=info.advanced, step=info.step, **bounds)
+
+
 def validate(
     schema: type[Parameters], values: Mapping[str, Any], *, limits: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
