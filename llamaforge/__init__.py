@@ -33,6 +33,7 @@ from .errors import (
 )
 from .forge import LlamaForge, Status
 from .generation import Generation
+from .guests import GuestLimits
 from .memory import format_bytes
 from .precedence import Setting
 from .text_stream import clean_text
@@ -52,6 +53,7 @@ __all__ = [
     "EmptyPrompt",
     "Generation",
     "GenerationError",
+    "GuestLimits",
     "KeyRefused",
     "LlamaForge",
     "LlamaForgeError",

@@ -21,15 +21,16 @@ import platformdirs
 from .backends import backend_names, get_backend
 from .backends.parameters import Parameters, unknown_name, validate
 from .errors import BackendError, ConfigError, LlamaForgeError, ParameterError, PluginError
+from .guests import GuestLimits
 from .hub import is_later_part, is_pattern
 from .plugins import import_plugins
 from .yaml_file import YamlFile, read_raw
 
-MODEL_KEYS = ("backend", "path", "file", "sha256", "description", "parameters")
+MODEL_KEYS = ("backend", "path", "file", "sha256", "description", "guests", "parameters")
 TEXTS = ("file", "sha256", "description")  # of a model, which may be left out
 AN_HOUR = 3600.0
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-SETTINGS_KEYS = ("default_model", "models_dir", "parameters", "guests", "plugins")
+SETTINGS_KEYS = ("default_model", "models_dir", "parameters", "guests", "allowed_hosts", "plugins")
 NAME = re.compile(r"[^\W_][\w .\-]{0,63}", re.UNICODE)
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names that Windows keeps for devices
 
@@ -39,7 +40,8 @@ class Model:
     """A registered model; `problem` says why it cannot be loaded, if it cannot.
 
     `file` is the YAML it was read from, `file_in_path` what that says under the key `file`: the name or pattern of a
-    file in the repository or folder at `path`.
+    file in the repository or folder at `path`. `guests` says whether guests of a shared page may use it; where it is
+    None, they may use what runs on this computer, and no service.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Model:
     problem: LlamaForgeError | None = None
     file_in_path: str = ""
     sha256: str = ""
+    guests: bool | None = None
 
     def origin(self, parameter: str) -> str:
         """Return where a parameter of this model stands: file and line."""
@@ -66,6 +69,8 @@ class Settings:
     models_dir: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     plugins: list[str] = field(default_factory=list)
+    guests: GuestLimits = field(default_factory=GuestLimits)
+    allowed_hosts: list[str] = field(default_factory=list)
     file: YamlFile | None = None
     problem: ConfigError | None = None
 
@@ -225,6 +230,7 @@ class Config:
     def _edited(self, model: Model) -> YamlFile:
         wanted: dict[str, Any] = {"backend": model.backend, "path": model.path}
         wanted |= {key: text for key, text in _texts(model).items() if text}
+        wanted |= {"guests": model.guests} if model.guests is not None else {}
         if model.file is None:
             data = wanted | ({"parameters": model.parameters} if model.parameters else {})
             return YamlFile.new(self.file_of(model.name), data)
@@ -268,6 +274,7 @@ def _model_of(name: str, file: YamlFile) -> Model:
         model.backend = _text(file, "backend", example="llama.cpp")
         model.path = _text(file, "path", example="models/file.gguf")
         model.file_in_path, model.sha256, model.description = (_text(file, key, required=False) for key in TEXTS)
+        model.guests = _yes_or_no(file, "guests")
         model.parameters = {key: value for key, value in _mapping(file, "parameters").items() if value is not None}
         _check_parameters(file, model)
     except LlamaForgeError as error:
@@ -317,12 +324,21 @@ def _read_settings(path: Path) -> Settings:
         settings.default_model = _text(file, "default_model", required=False) or None
         settings.models_dir = _text(file, "models_dir", required=False) or None
         settings.plugins = _names(file, "plugins")
+        settings.allowed_hosts = _names(file, "allowed_hosts")
+        settings.guests = _guests(file)
         parameters = _mapping(file, "parameters")
         _check_shared_parameters(file, parameters)
         settings.parameters = parameters
     except ConfigError as error:
         settings.problem = error
     return settings
+
+
+def _guests(file: YamlFile) -> GuestLimits:
+    try:
+        return GuestLimits(**validate(GuestLimits, _mapping(file, "guests")))
+    except ParameterError as error:
+        raise file.error(str(error), "guests", error.name) from error
 
 
 def _check_shared_parameters(file: YamlFile, parameters: Mapping[str, Any]) -> None:
@@ -372,6 +388,13 @@ def _mapping(file: YamlFile, key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise file.error(f"{key} must be lines of 'name: value' set in by two spaces, found {value!r}.", key)
     return dict(value)
+
+
+def _yes_or_no(file: YamlFile, key: str) -> bool | None:
+    value = file.data.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise file.error(f"{key} must be true or false, found {value!r}.", key)
+    return value
 
 
 def _names(file: YamlFile, key: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""One loaded backend and the threads that touch it; answers wait in line, first come, first served.
+"""One loaded backend and the threads that touch it; answers wait in line, first come, first served, some after all.
 
 A local model is one lane: two threads in one llama.cpp context abort the process, so nothing else may call the backend
 while it is loaded, except its `stop`. A service has as many lanes as it may answer at once.
@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from .backends.base import BaseBackend
 from .errors import Busy, NoModelLoaded
@@ -22,6 +23,14 @@ logger = logging.getLogger("llamaforge")
 Stream = Callable[[BaseBackend], Iterable[Chunk]]
 
 
+class Waiting(NamedTuple):
+    """An answer in line; every other goes before one that is `last`."""
+
+    generation: Generation
+    stream: Stream
+    last: bool
+
+
 class Engine:
     """A loaded backend with its line of waiting answers."""
 
@@ -29,7 +38,7 @@ class Engine:
         self.backend = backend
         self._longest_line = longest_line
         self._changed = threading.Condition()
-        self._waiting: deque[tuple[Generation, Stream]] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._current: dict[Generation, BaseBackend] = {}  # the running answers, each with its lane
         self._closing = False
         lanes = backend.lanes()
@@ -41,29 +50,34 @@ class Engine:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, stream: Stream) -> Generation:
-        """Put an answer into the line; `stream` is called with the lane that has come free."""
+    def submit(self, stream: Stream, *, last: bool = False) -> Generation:
+        """Put an answer into the line; `stream` is called with the lane that has come free.
+
+        Args:
+            last: let every answer that is not `last` go before this one.
+        """
         generation = Generation(on_stop=self._stop)
         with self._changed:
             if self._closing:
                 raise NoModelLoaded("The model was unloaded. Load one and send your message again.")
             if len(self._waiting) >= self._longest_line:
                 raise Busy(f"{len(self._waiting)} messages wait for an answer already. Try again in a minute.")
-            self._waiting.append((generation, stream))
+            before = [waiting for waiting in self._waiting if last or not waiting.last]
+            self._waiting.insert(len(before), Waiting(generation, stream, last))
             self._changed.notify()
         return generation
 
     def position(self, generation: Generation) -> int:
         """Return how many answers are before this one; 0 when it is running or done."""
         with self._changed:
-            line = [waiting for waiting, _ in self._waiting]
+            line = [waiting.generation for waiting in self._waiting]
             return line.index(generation) + len(self._current) if generation in line else 0
 
     def close(self) -> None:
         """Stop every answer, wait for the running ones to end, and unload the model."""
         with self._changed:
             self._closing = True
-            everyone = [*(waiting for waiting, _ in self._waiting), *self._current]
+            everyone = [*(waiting.generation for waiting in self._waiting), *self._current]
             self._changed.notify_all()
         for generation in everyone:
             generation.stop()
@@ -85,7 +99,7 @@ class Engine:
                 # Inside the lock, so that the flag never hits the next answer.
                 self._guarded(self._current[generation].stop)
                 return
-            self._waiting = deque(pair for pair in self._waiting if pair[0] is not generation)
+            self._waiting = deque(waiting for waiting in self._waiting if waiting.generation is not generation)
         if not generation.running:
             generation.end()
 
@@ -109,7 +123,7 @@ class Engine:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             if not self._waiting:
                 return None
-            generation, stream = self._waiting.popleft()
+            generation, stream, _ = self._waiting.popleft()
             self._current[generation] = lane
             return generation, stream
 

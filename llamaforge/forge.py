@@ -92,12 +92,14 @@ class LlamaForge:
         *,
         file: str = "",
         sha256: str = "",
+        guests: bool | None = None,
     ) -> None:
         """Make a model known, replacing one of the same name; `config.save()` writes it to the config folder.
 
         Args:
             file: the name or pattern of a GGUF file ("*Q4_K_M.gguf") in path, a Hugging Face repository `owner/name`.
             sha256: what the file's checksum must be.
+            guests: whether guests of a shared page may use it; by default all but services.
 
         Raises:
             ConfigError: the name cannot be a file's name.
@@ -105,6 +107,7 @@ class LlamaForge:
             ParameterError: a parameter is unknown or out of range.
         """
         model = Model(name, backend, str(path), description, dict(parameters or {}), file_in_path=file, sha256=sha256)
+        model.guests = guests
         self.config.add(model)
         self.changed()
 
@@ -270,11 +273,14 @@ class LlamaForge:
         """Return the answer to a chat; see chat_stream."""
         return "".join(self.chat_stream(messages, parameters))
 
-    def chat_stream(self, messages: Chat, parameters: Mapping[str, Any] | None = None) -> Generation:
+    def chat_stream(
+        self, messages: Chat, parameters: Mapping[str, Any] | None = None, *, last: bool = False
+    ) -> Generation:
         """Answer a chat.
 
         Args:
             messages: Message objects or {"role": …, "content": …}, the last one by the user.
+            last: wait until no answer that is not `last` waits.
 
         Raises:
             GenerationError: nothing is loaded, or the last message is empty.
@@ -289,7 +295,8 @@ class LlamaForge:
                     settings.get("stop"),
                     or_whole(lane.chat_stream(chat, settings), lambda: lane.generate(plain_prompt(chat), settings)),
                 )
-            )
+            ),
+            last=last,
         )
 
     def position(self, generation: Generation) -> int:

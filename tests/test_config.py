@@ -108,6 +108,10 @@ def test_a_folder_that_is_missing_or_empty_is_a_config_without_models(tmp_path: 
         ("- a\n- b\n", "models/a.yaml line 1, column 1: the file must hold 'name: value' lines."),
         ("a: !!python/object/apply:os.system [x]", "models/a.yaml line 1, column 4: Tags like '!!python/…' are not"),
         ("a: " + "[" * 1000, "nested too deeply (limit 32)."),
+        (
+            "backend: echo\npath: x\nguests: maybe\n",
+            "models/a.yaml line 3: guests must be true or false, found 'maybe'.",
+        ),
         ("a: &x [1]\nb: *x\n", "models/a.yaml line 1, column 4: Anchors and aliases are not allowed"),
         ("? [a]\n: b\n", "models/a.yaml line 1"),
         ("1: x\n", "models/a.yaml line 1, column 1: a key must be a text. Put it in quotes."),

@@ -50,6 +50,19 @@ def test_answers_come_in_the_order_of_asking(engine: Engine, backend: ScriptedBa
     assert backend.asked == ["a", "b", "c"]
 
 
+def test_what_is_last_lets_all_others_go_before(engine: Engine, backend: ScriptedBackend) -> None:
+    first = ask_and_begin(engine, backend, "a")
+    guests = [
+        engine.submit(lambda lane, prompt=prompt: as_chunks(lane.generate_stream(prompt)), last=True)
+        for prompt in "bc"
+    ]
+    owners = [ask(engine, prompt) for prompt in "de"]
+    assert [engine.position(answer) for answer in (*owners, *guests)] == [1, 2, 3, 4]
+    backend.say(None, None, None, None, None)
+    assert [finish_of(answer) for answer in (first, *owners, *guests)] == ["stop"] * 5
+    assert backend.asked == ["a", "d", "e", "b", "c"]
+
+
 def test_the_position_is_how_many_answers_come_before(engine: Engine, backend: ScriptedBackend) -> None:
     first = ask_and_begin(engine, backend, "a")
     others = [ask(engine, prompt) for prompt in "bc"]
