@@ -12,6 +12,7 @@ import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -22,6 +23,7 @@ HERE = Path(__file__).parent
 PORT = 7860
 PORTS_TRIED = 20
 CLOSING_SECONDS = 1.5
+OWNER_PASSWORD = "LLAMAFORGE_OWNER_PASSWORD"
 
 
 def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -37,6 +39,7 @@ def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="let models run their own Python code where their file says trust_remote_code: true; never when shared",
     )
+    parser.add_argument("--force", action="store_true", help="share although something speaks against it")
     parser.add_argument("--model", metavar="NAME", help="load this model instead of default_model")
     return parser.parse_args(arguments)
 
@@ -67,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
             forge.model(flags.model)
     except LlamaForgeError as error:
         return _refuse(str(error))
-    blocks = _launch(forge, flags)
+    blocks = _launch(forge, flags, first)
     if blocks is None:
         return 2
     if first:
@@ -83,27 +86,67 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _launch(forge: LlamaForge, flags: argparse.Namespace) -> gr.Blocks | None:
+def _launch(forge: LlamaForge, flags: argparse.Namespace, first: str | None) -> gr.Blocks | None:
+    """Start the page; None where it cannot be started, or should not be shared as it is."""
     from llamaforge.packages import outdated
 
     if sentence := outdated("gradio"):
         _refuse(sentence)
         return None
     try:
-        from llamaforge_ui import Access, build_ui, launch_options
+        import llamaforge_ui as ui
     except ImportError as error:
         _refuse(f"The page needs packages that are not installed ({error.name}). Run: pip install -r requirements.txt")
         return None
-    access = Access.decide(flags.host, flags.share)
-    forge.allow_remote_code &= access.local  # a stranger who finds a hole must not find this one open
-    blocks = build_ui(forge, access)
-    _app, address, public_address = blocks.launch(**launch_options(flags.host, flags.port, share=flags.share))
-    print(f"LlamaForge is at {address}")
-    if not access.local:
-        print(f"Guests (chat only): {public_address or _address_for_others(flags)}")
-        print("Models and settings come from the config folder.")
-    sys.stdout.flush()
-    return blocks
+    public = ui.is_public(flags.host, flags.share)
+    try:
+        passphrase, said = _passphrase(public)
+    except ui.WeakPassphrase as error:
+        _refuse(str(error))
+        return None
+    if public and not _may_be_shared(forge, flags, first):
+        return None
+    access = ui.Access(public, ui.OwnerLogin(passphrase) if passphrase is not None else None)
+    forge.allow_remote_code &= not public  # a stranger who finds a hole must not find this one open
+    pages = ui.build_pages(forge, access)
+    hosts = ui.Hosts.of(access, forge.config.settings.allowed_hosts)
+    site = ui.Site(access, hosts, pages.owner)
+    _app, here, shared = pages.front.launch(**ui.launch_options(flags.host, flags.port, share=flags.share, site=site))
+    if shared:
+        hosts.names.add(urlsplit(shared).hostname or "")
+    elif flags.share:
+        print(f"No share link could be made. LlamaForge still runs at {here}")
+    pages.guests.address = shared or _address_for_others(flags)
+    address = ui.Address(here, pages.guests.address, share=bool(shared))
+    print(ui.announcement(address, forge.config.settings.guests, said, public=public), flush=True)
+    return pages.front
+
+
+def _may_be_shared(forge: LlamaForge, flags: argparse.Namespace, first: str | None) -> bool:
+    """Tell what speaks against sharing; something red does, unless it is forced."""
+    from llamaforge_ui import findings
+
+    found = findings(forge, first, remote_code=flags.allow_remote_code)
+    for finding in found:
+        print(f"{'STOP' if finding.level == 'red' else 'Note'}: {finding.text}")
+    if all(finding.level != "red" for finding in found) or flags.force:
+        return True
+    _refuse("Not shared. Mend what is marked STOP, or start with --force.")
+    return False
+
+
+def _passphrase(public: bool) -> tuple[str | None, str | None]:
+    """Return the owner's passphrase, and what the terminal says of it; None where nobody needs one or can have one."""
+    from llamaforge_ui import checked_passphrase, new_passphrase
+
+    chosen = os.environ.get(OWNER_PASSWORD)
+    if chosen is not None:
+        return checked_passphrase(chosen), f"what {OWNER_PASSWORD} holds"
+    # What is no terminal is a log, where a passphrase would stay and be read.
+    if public and "SPACE_ID" not in os.environ and sys.stdout.isatty():
+        made_up = new_passphrase()
+        return made_up, made_up
+    return None, None
 
 
 def _address_for_others(flags: argparse.Namespace) -> str:

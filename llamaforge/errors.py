@@ -16,6 +16,7 @@ LlamaForgeError
     ├── NoModelLoaded
     ├── Busy                 too many answers wait in line already
     ├── EmptyPrompt
+    ├── GuestLimit           a guest asks for more than guests of a shared page may
     ├── ContextOverflow      the prompt is longer than the context window
     └── ServiceError         an OpenAI-compatible service refuses, or breaks off
         ├── KeyRefused       the key is missing, wrong or may not do this
@@ -117,6 +118,10 @@ class Busy(GenerationError):
 
 class EmptyPrompt(GenerationError):
     """The message holds no text."""
+
+
+class GuestLimit(GenerationError):
+    """A guest of a shared page asks for more than guests may."""
 
 
 class ContextOverflow(GenerationError):

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import gradio as gr
 from gradio.events import api
 
-from llamaforge import EmptyPrompt, Generation, GenerationError, LlamaForgeError, NoModelLoaded, clean_text
+from llamaforge import EmptyPrompt, Generation, GenerationError, LlamaForgeError, clean_text
 
 from .conversation import AnswerRunning, Conversation, JustSent, Start
-from .convert import LATEX, chatbot_value, notice, problem_of, shown_messages
+from .convert import LATEX, as_markdown, chatbot_value, notice, shown_messages
 from .live_turn import Frame, frames
 from .page import Page, at_once, unlisted
 
@@ -44,6 +44,7 @@ class ChatParts(NamedTuple):
     regenerate: gr.Button
     undo: gr.Button
     new: gr.Button
+    download: gr.Button
     system_prompt: gr.Textbox
 
 
@@ -58,7 +59,7 @@ class ChatTab:
         """Return the tab as the conversation is now; `changes` name parts and their values."""
         parts = self.parts
         shown = {
-            parts.turns: chatbot_value(conversation, without_running=True),
+            parts.turns: chatbot_value(conversation, self.page.role, without_running=True),
             parts.live: "",
             parts.live_status: "",
             parts.notice: "",
@@ -123,15 +124,22 @@ class ChatTab:
         if generation is None:
             return
         buttons = self.buttons(conversation)
-        async for frame in frames(self.page.forge, generation):
+        async for frame in frames(self.page.forge, generation, self.page.longest):
             live = {self.parts.live: _live_text(frame), self.parts.live_status: _live_status(frame)}
             yield live | buttons
-        result = generation.result
-        error = result.error if result else None
-        details = error.details if isinstance(error, LlamaForgeError) and self.page.access.local else ""
         written = conversation.forget_failed()
         restored = {"input": written} if written and not box.strip() else {}
-        yield self.settled(conversation, notice=notice(problem_of(error), details=details), **restored)
+        yield self.settled(conversation, notice=self._ending(generation), **restored)
+
+    def _ending(self, generation: Generation) -> str:
+        """Return what is to be said of an answer's end: an error, a limit of time, or nothing."""
+        result = generation.result
+        error = result.error if result is not None else None
+        if error is not None:
+            details = error.details if isinstance(error, LlamaForgeError) and self.page.for_owner else ""
+            return notice(self.page.sentence(error), details=details)
+        late = result is not None and self.page.longest is not None and result.seconds >= self.page.longest
+        return notice(f"Answers to guests end after {self.page.longest} seconds.", "hint") if late else ""
 
     @property
     def model(self) -> str:
@@ -141,20 +149,21 @@ class ChatTab:
     def told(self, values: Updates, request: gr.Request) -> Conversation:
         """Return the visitor's conversation, with the system prompt as it stands in its box."""
         conversation = self.page.conversation(request)
-        conversation.system_prompt = clean_text(values[self.parts.system_prompt] or "")
+        own = values[self.parts.system_prompt] if self.page.for_owner else self.page.guests.limits.system_prompt
+        conversation.system_prompt = clean_text(own or "")
         return conversation
 
     def start(self, request: gr.Request) -> Start:
-        """Return what starts an answer with this visitor's parameters."""
+        """Return what starts an answer with this visitor's parameters, a guest's within the limits for guests."""
+        if not self.page.for_owner:
+            visitor = self.page.conversations.key_of(request.session_hash or "")
+            return lambda messages: self.page.guests.answer(visitor, messages)
         parameters = self.page.overrides(request, self.model, "generate")
         return lambda messages: self.page.forge.chat_stream(messages, parameters)
 
     def problem(self, error: LlamaForgeError) -> Updates:
-        """Return an error as a sentence above the box; guests are told no more than that there is one."""
-        text = str(error)
-        if not self.page.access.local and isinstance(error, NoModelLoaded):
-            text = "The model is not available right now. Please try again later."
-        return {self.parts.notice: notice(text)}
+        """Return an error as a sentence above the box."""
+        return {self.parts.notice: notice(self.page.sentence(error))}
 
 
 def build_chat_tab(page: Page, blocks: gr.Blocks) -> ChatTab:
@@ -163,12 +172,12 @@ def build_chat_tab(page: Page, blocks: gr.Blocks) -> ChatTab:
     _wire_asking(tab)
     _wire_editing(tab)
     _wire_visit(tab, blocks)
-    _publish_endpoint(page)
+    _publish_endpoint(tab)
     return tab
 
 
 def _components(page: Page) -> ChatParts:
-    with gr.Accordion("System prompt", open=False, elem_id="system-prompt-fold"):
+    with gr.Accordion("System prompt", open=False, elem_id="system-prompt-fold", visible=page.for_owner):
         system_prompt = gr.Textbox(
             elem_id="system-prompt",
             label="System prompt",
@@ -193,7 +202,7 @@ def _components(page: Page) -> ChatParts:
             feedback_options=None,
             layout="bubble",
             group_consecutive_messages=False,
-            placeholder=EMPTY_CHAT if page.access.local else EMPTY_PUBLIC_CHAT,
+            placeholder=EMPTY_CHAT if page.for_owner else EMPTY_PUBLIC_CHAT,
         )
         live = gr.Markdown(elem_id="live-turn", latex_delimiters=LATEX, line_breaks=True, container=False)
         live_status = gr.HTML(elem_id="live-status")
@@ -217,7 +226,9 @@ def _components(page: Page) -> ChatParts:
             regenerate = gr.Button("Regenerate", elem_id="regenerate", size="sm", min_width=80, interactive=False)
             undo = gr.Button("Undo", elem_id="undo", size="sm", min_width=60, interactive=False)
             new = gr.Button("New chat", elem_id="new-chat", size="sm", min_width=80)
-    return ChatParts(turns, live, live_status, notice_line, box, send, stop, regenerate, undo, new, system_prompt)
+            download = gr.Button("Download", elem_id="download-chat", size="sm", min_width=80)
+    buttons = (send, stop, regenerate, undo, new, download)
+    return ChatParts(turns, live, live_status, notice_line, box, *buttons, system_prompt)
 
 
 def _wire_asking(tab: ChatTab) -> None:
@@ -268,7 +279,7 @@ def _wire_editing(tab: ChatTab) -> None:
     async def edit(values: Updates, change: gr.EditData, request: gr.Request) -> AsyncIterator[Updates]:
         conversation = tab.told(values, request)
         index = change.index if isinstance(change.index, int) else change.index[0]
-        shown = shown_messages(conversation)
+        shown = shown_messages(conversation, page.role)
 
         def begin() -> Generation | None:
             text = _required(str(change.value))
@@ -301,16 +312,20 @@ def _wire_editing(tab: ChatTab) -> None:
 
 def _wire_visit(tab: ChatTab, blocks: gr.Blocks) -> None:
     page, parts = tab.page, tab.parts
-    tab_key = gr.Textbox(visible="hidden")
+    tab_key, saved = gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
 
     @page.access.handler("guest")
     async def arrive(key: str, request: gr.Request) -> AsyncIterator[Updates]:
         """A page was opened or reloaded: show what this tab's conversation holds."""
         conversation = page.conversations.attach(request.session_hash or "", str(key))
-        system_prompt = conversation.system_prompt
+        system_prompt = conversation.system_prompt if page.for_owner else ""
         async for updates in tab.follow(conversation, conversation.running, system_prompt=system_prompt):
             yield updates
         yield tab.labels()
+
+    @page.access.handler("guest")
+    def download(request: gr.Request) -> str:
+        return as_markdown(page.conversation(request))
 
     @page.access.handler("guest")
     def leave(request: gr.Request) -> None:
@@ -320,17 +335,21 @@ def _wire_visit(tab: ChatTab, blocks: gr.Blocks) -> None:
         arrive, tab_key, list(parts), js="() => window.llamaforge.tabKey()", concurrency_limit=None, **unlisted()
     )
     blocks.unload(leave)
+    parts.download.click(download, None, saved, **at_once()).then(
+        None, saved, None, js="(text) => window.llamaforge.download(text, 'chat.md')"
+    )
 
 
-def _publish_endpoint(page: Page) -> None:
+def _publish_endpoint(tab: ChatTab) -> None:
     """Publish /chat for gradio_client: a message in, the answer so far out, one conversation a visitor."""
+    page = tab.page
 
     @page.access.handler("guest")
     async def chat(message: str, request: gr.Request) -> AsyncIterator[str]:
-        conversation = page.conversation(request)
-        generation = conversation.ask(_required(message), page.forge.chat_stream, page.forge.status.model or "")
+        conversation = tab.told({tab.parts.system_prompt: ""}, request)
+        generation = conversation.ask(_required(message), tab.start(request), tab.model)
         try:
-            async for frame in frames(page.forge, generation):
+            async for frame in frames(page.forge, generation, page.longest):
                 if frame.text:
                     yield frame.text
         finally:

@@ -15,6 +15,7 @@ from llamaforge import Generation, LlamaForgeError, Message, Result
 Start = Callable[[Sequence[Message]], Generation]
 
 
+KEPT_SECONDS = 3600.0  # for a reload, or a tab that comes back
 DOUBLE_CLICK = 1.0  # seconds within which the same message again is one message
 
 
@@ -57,6 +58,7 @@ class Conversation:
     parameters: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each model, as this visitor set them
     file_said: dict[str, dict[str, Any]] = field(default_factory=dict)  # of these parameters, when they were set here
     sessions: set[str] = field(default_factory=set)
+    left_at: float = 0.0  # when the last tab that showed it was closed
     _asked: tuple[str, float] = ("", 0.0)
     _before: list[Turn] = field(default_factory=list)  # the last answer was asked for
     _written: str = ""  # by the visitor, to get that answer
@@ -166,9 +168,10 @@ class Conversation:
 
 
 class Conversations:
-    """Every visitor's conversation in memory; beyond `most` the one idle for longest is dropped."""
+    """Every visitor's conversation in memory; beyond `most()` the one idle for longest is dropped, and what a tab that
+    was closed an hour ago has left."""
 
-    def __init__(self, most: int = 200) -> None:
+    def __init__(self, most: Callable[[], int] = lambda: 200) -> None:
         self._most = most
         self._known: OrderedDict[str, Conversation] = OrderedDict()
         self._of_session: dict[str, str] = {}
@@ -190,6 +193,11 @@ class Conversations:
             self._drop_idle()
             return conversation
 
+    def key_of(self, session: str) -> str:
+        """Return what names a session's conversation, also after a reload of its tab."""
+        with self._lock:
+            return self._of_session.get(session, session)
+
     def leave(self, session: str) -> None:
         """A tab was closed: stop its answer unless another tab shows it; the text stays for a reload."""
         with self._lock:
@@ -198,10 +206,14 @@ class Conversations:
         if conversation is not None:
             conversation.sessions.discard(session)
             if not conversation.sessions:
+                conversation.left_at = time.monotonic()
                 conversation.stop()
 
     def _drop_idle(self) -> None:
+        long_ago = time.monotonic() - KEPT_SECONDS
+        for key in [key for key, known in self._known.items() if not known.sessions and known.left_at < long_ago]:
+            del self._known[key]
         for key in [key for key, known in self._known.items() if known.running is None]:
-            if len(self._known) <= self._most:
+            if len(self._known) <= self._most():
                 return
             del self._known[key]

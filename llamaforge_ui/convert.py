@@ -6,9 +6,19 @@ import html
 from dataclasses import dataclass
 from typing import Any
 
-from llamaforge import GenerationError, LlamaForgeError, LoadProgress, Result, Status
+from llamaforge import (
+    Busy,
+    ContextOverflow,
+    EmptyPrompt,
+    GenerationError,
+    GuestLimit,
+    LlamaForgeError,
+    LoadProgress,
+    Result,
+    Status,
+)
 
-from .conversation import Conversation, Turn
+from .conversation import AnswerRunning, Conversation, Turn
 
 SHOWN_TURNS = 40
 LATEX: list[dict[str, str | bool]] = [
@@ -16,7 +26,10 @@ LATEX: list[dict[str, str | bool]] = [
     {"left": "\\[", "right": "\\]", "display": True},
     {"left": "\\(", "right": "\\)", "display": False},
 ]
-ENDINGS = {"stop": "finished", "cancelled": "stopped by you", "error": "ended by an error"}
+ENDINGS = {"stop": "finished", "cancelled": "stopped", "error": "ended by an error"}
+FOR_GUESTS = (AnswerRunning, Busy, EmptyPrompt, GuestLimit)  # their texts name nothing of the owner's
+NOT_AVAILABLE = "The model is not available right now. Please try again later."
+TOO_LONG = "This chat is too long for the model. Start a new chat, or shorten the message."
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +41,27 @@ class Shown:
     editable: bool = True
 
 
-def shown_messages(conversation: Conversation, *, without_running: bool = False) -> list[Shown]:
+def shown_messages(conversation: Conversation, role: str = "guest", *, without_running: bool = False) -> list[Shown]:
     """Return the last turns as chatbot messages; a turn may be several: thoughts, text, figures."""
     turns = list(enumerate(conversation.turns))
     if without_running and conversation.running is not None:
         turns = turns[:-1]
-    return [shown for index, turn in turns[-SHOWN_TURNS:] for shown in _shown(index, turn)]
+    return [shown for index, turn in turns[-SHOWN_TURNS:] for shown in _shown(index, turn, role)]
 
 
-def chatbot_value(conversation: Conversation, *, without_running: bool = False) -> list[dict[str, Any]]:
-    return [shown.message for shown in shown_messages(conversation, without_running=without_running)]
+def chatbot_value(
+    conversation: Conversation, role: str = "guest", *, without_running: bool = False
+) -> list[dict[str, Any]]:
+    return [shown.message for shown in shown_messages(conversation, role, without_running=without_running)]
 
 
-def _shown(index: int, turn: Turn) -> list[Shown]:
+def as_markdown(conversation: Conversation) -> str:
+    """Return what was said, as a text to keep."""
+    said = [(turn.model or "Model" if turn.role == "assistant" else "You", turn.text) for turn in conversation.turns]
+    return "\n\n".join(f"**{who}**\n\n{text}" for who, text in said if text) + "\n"
+
+
+def _shown(index: int, turn: Turn, role: str) -> list[Shown]:
     if turn.role == "user":
         return [Shown(_message("user", turn.text), index)]
     parts = []
@@ -52,7 +73,7 @@ def _shown(index: int, turn: Turn) -> list[Shown]:
         parts.append(Shown(_message("assistant", turn.text), index))
     if turn.result is not None:
         parts.append(
-            Shown(_message("assistant", _details(turn), title=figures(turn.result), status="done"), index, False)
+            Shown(_message("assistant", _details(turn, role), title=figures(turn.result), status="done"), index, False)
         )
     return parts
 
@@ -63,14 +84,14 @@ def _message(role: str, text: str, **metadata: str) -> dict[str, Any]:
     return message | ({"metadata": metadata} if metadata else {})
 
 
-def _details(turn: Turn) -> str:
+def _details(turn: Turn, role: str) -> str:
     result = turn.result
     lines = [f"Model: {turn.model}"] if turn.model else []
     if result is not None and result.usage is not None:
         cached = f", {result.usage.cached_tokens:,} of them from the cache" if result.usage.cached_tokens else ""
         lines.append(f"Prompt: {result.usage.prompt_tokens:,} tokens{cached}")
     if result is not None and result.error is not None:
-        lines.append(str(result.error))
+        lines.append(sentence_for(role, result.error))
     return "\n\n".join(lines)
 
 
@@ -123,8 +144,13 @@ def status_line(status: Status, elapsed: float, *, public: bool, progress: LoadP
     return f'<div class="lf-status" title="{took}"><span class="lf-dot lf-{status.state}"></span>{spans}</div>'
 
 
-def problem_of(error: Exception | None) -> str:
-    """Return an error as a sentence for the page; what is no sentence of ours stays in the terminal."""
-    if error is None:
-        return ""
+def sentence_for(role: str, error: Exception) -> str:
+    """Return an error as a sentence for the page; what is no sentence of ours stays in the terminal.
+
+    Guests are told what they can mend; models, hosts and settings are the owner's business.
+    """
+    if role != "owner" and isinstance(error, ContextOverflow):
+        return TOO_LONG
+    if role != "owner" and not isinstance(error, FOR_GUESTS):
+        return NOT_AVAILABLE
     return str(error) if isinstance(error, LlamaForgeError) else str(GenerationError("Something went wrong."))

@@ -24,14 +24,25 @@ class Frame:
     status: str
 
 
-async def frames(forge: LlamaForge, generation: Generation) -> AsyncIterator[Frame]:
-    """Yield the answer as it grows, until it has ended, or a second after it was stopped."""
+async def frames(forge: LlamaForge, generation: Generation, longest: float | None = None) -> AsyncIterator[Frame]:
+    """Yield the answer as it grows, until it has ended, or a second after it was stopped.
+
+    Args:
+        longest: how many seconds it may be written for; it is stopped then. What a limited visitor waits for is told
+            without the engine's own words, which may name the owner's services.
+    """
     begun = time.monotonic()
+    running_since: float | None = None
     stopped: float | None = None
     last: Frame | None = None
     interval = FIRST_INTERVAL
     while generation.result is None:
-        frame = Frame(generation.text, generation.reasoning, _status(forge, generation, time.monotonic() - begun))
+        now = time.monotonic()
+        running_since = running_since or (now if generation.running else None)
+        if longest is not None and running_since is not None and now - running_since >= longest:
+            generation.stop()
+        note = generation.note if longest is None else ""
+        frame = Frame(generation.text, generation.reasoning, _status(forge, generation, note, now - begun))
         if frame != last:
             drawing = time.monotonic()
             yield frame
@@ -45,15 +56,15 @@ async def frames(forge: LlamaForge, generation: Generation) -> AsyncIterator[Fra
         await asyncio.sleep(interval)
 
 
-def _status(forge: LlamaForge, generation: Generation, elapsed: float) -> str:
+def _status(forge: LlamaForge, generation: Generation, note: str, elapsed: float) -> str:
     if generation.stopping:
         return "Stopping …"
     waited = f" · {elapsed:.0f} s" if elapsed >= 1 else ""
     if not generation.running:
         before = forge.position(generation)
         return f"Waiting for {before} answer{'' if before == 1 else 's'} before this one{waited}"
-    if generation.note:
-        return f"{generation.note}{waited}"
+    if note:
+        return f"{note}{waited}"
     if generation.text:
         return ""
     if generation.reasoning:

@@ -84,7 +84,7 @@ class ModelBar:
         status = self.page.forge.status
         elapsed = time.time() - status.since if status.state == "loading" else 0.0
         progress = self.page.forge.load_progress
-        return status_line(status, elapsed, public=not self.page.access.local, progress=progress)
+        return status_line(status, elapsed, public=not self.page.for_owner, progress=progress)
 
     def _notices(self) -> str:
         status, settings = self.page.forge.status, self.page.forge.config.settings

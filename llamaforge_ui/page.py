@@ -9,20 +9,41 @@ import gradio as gr
 
 from llamaforge import LlamaForge, describe, get_backend
 
-from .access import Access
+from .access import Access, Role
 from .conversation import Conversation, Conversations
+from .convert import sentence_for
+from .guests import Guests
 
 
 @dataclass(slots=True)
 class Page:
-    """State of one running app; nothing of it is global."""
+    """State of one page, the owner's or the guests'; nothing of it is global.
+
+    `role` is whom it is built for, and decides what it shows; what a visitor may do is asked of `access` on each call.
+    """
 
     forge: LlamaForge
     access: Access
+    guests: Guests
+    role: Role
     conversations: Conversations = field(default_factory=Conversations)
 
     def conversation(self, request: gr.Request) -> Conversation:
         return self.conversations.of(request.session_hash or "")
+
+    @property
+    def for_owner(self) -> bool:
+        """Whether this page is the owner's."""
+        return self.role == "owner"
+
+    @property
+    def longest(self) -> int | None:
+        """How many seconds an answer may be written for; None for any time."""
+        return None if self.for_owner else self.guests.limits.answer_seconds
+
+    def sentence(self, error: Exception) -> str:
+        """Return an error as a sentence for whom this page is built for."""
+        return sentence_for(self.role, error)
 
     def overrides(self, request: gr.Request, model: str, scope: str) -> dict[str, Any]:
         """Return what this visitor set in the Parameters tab for a model, of one scope: "load" or "generate"."""

@@ -1,56 +1,14 @@
-"""The look, and every option that Gradio would otherwise take from the environment."""
+"""The look: colours, fonts, and where the stylesheet and the script are."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
-from starlette.middleware import Middleware
-
-from .headers import SPACES, SafeHeaders
 
 ASSETS = Path(__file__).parent / "assets"
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 SYSTEM_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
-
-
-def launch_options(host: str, port: int, *, share: bool) -> dict[str, Any]:
-    """Return the keyword arguments of Blocks.launch; nothing is left for an environment variable to decide."""
-    return {
-        "server_name": host,
-        "server_port": port,
-        "share": share,
-        "inbrowser": False,
-        "inline": False,
-        "quiet": True,
-        "debug": False,
-        "show_error": False,
-        "prevent_thread_lock": True,
-        "root_path": "",
-        "allowed_paths": [],
-        "blocked_paths": [],
-        "max_file_size": "1mb",
-        "enable_monitoring": False,
-        "mcp_server": False,
-        "run_history": False,
-        "ssr_mode": False,
-        "pwa": False,
-        "num_workers": 0,  # a forked server would outlive a killed app, and takes uploads on a port of its own
-        "strict_cors": True,
-        "state_session_capacity": 1000,
-        "footer_links": [],
-        "app_kwargs": {"docs_url": None, "redoc_url": None, "openapi_url": None, "middleware": _middleware()},
-        "theme": theme(),
-        "css_paths": [ASSETS / "page.css"],
-        "head": f"<script>{(ASSETS / 'page.js').read_text('utf-8')}</script>",
-    }
-
-
-def _middleware() -> list[Middleware]:
-    framed_by = SPACES if "SPACE_ID" in os.environ else "'self'"
-    return [Middleware(SafeHeaders, framed_by=framed_by)]
 
 
 def theme() -> gr.themes.Base:

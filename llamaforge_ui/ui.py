@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -10,32 +10,57 @@ from llamaforge import LlamaForge
 
 from .access import Access
 from .chat_tab import build_chat_tab
+from .conversation import Conversations
 from .convert import status_line
+from .guests import Guests
 from .model_bar import POLL_SECONDS, ModelBar, build_guest_bar, build_model_bar, first_choice
 from .models_tab import ModelsTab, build_models_tab
+from .owner_bar import OwnerBar, build_owner_bar
 from .page import Page, at_once
 from .parameters_tab import ParametersTab, build_parameters_tab, drawn_from
 from .register_form import USUAL_BACKEND
 
 Updates = dict[Any, Any]
 
+CLOSED = '<div class="lf-status"><span class="lf-dot lf-empty"></span>closed to guests</div>'
 
-def build_ui(forge: LlamaForge, access: Access) -> gr.Blocks:
-    """Return the page: all of it for an owner, in public mode only the chat."""
-    page = Page(forge, access)
+
+class Pages(NamedTuple):
+    """The page at the root, and the owner's where that is another."""
+
+    front: gr.Blocks
+    owner: gr.Blocks | None
+    guests: Guests
+
+
+def build_pages(forge: LlamaForge, access: Access) -> Pages:
+    """Build what visitors see: one page where everybody is the owner, else the guests' and the owner's.
+
+    The guests' page has nothing of the owner's in it, neither controls nor events.
+    """
+    guests = Guests(forge)
+    owner = _build(Page(forge, access, guests, "owner"))
+    if access.local:
+        return Pages(owner, None, guests)
+    most = Conversations(lambda: guests.limits.chats)
+    return Pages(_build(Page(forge, access, guests, "guest", most)), owner, guests)
+
+
+def _build(page: Page) -> gr.Blocks:
     blocks = gr.Blocks(title="LlamaForge", analytics_enabled=False, fill_width=True)
     with blocks:
-        if access.local:
+        if page.for_owner:
             _build_owner_page(page, blocks)
         else:
             _build_guest_page(page, blocks)
     # /run would bypass the queue and its limits.
-    blocks.queue(api_open=False, default_concurrency_limit=40, max_size=64 if access.local else 16)
+    blocks.queue(api_open=False, default_concurrency_limit=40, max_size=64 if page.for_owner else 16)
     return blocks
 
 
 def _build_owner_page(page: Page, blocks: gr.Blocks) -> None:
     with gr.Column(elem_id="page"):
+        sharing = build_owner_bar(page)
         bar = build_model_bar(page)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Chat", id="chat"):
@@ -44,13 +69,24 @@ def _build_owner_page(page: Page, blocks: gr.Blocks) -> None:
                 models = build_models_tab(page, bar)
             with gr.Tab("Parameters", id="parameters"):
                 parameters = build_parameters_tab(page, bar)
-    _wire_changes(page, blocks, bar, models, parameters)
+    _wire_changes(page, blocks, Shown(sharing, bar, models, parameters))
 
 
-def _wire_changes(page: Page, blocks: gr.Blocks, bar: ModelBar, models: ModelsTab, parameters: ParametersTab) -> None:
+class Shown(NamedTuple):
+    """The parts of the owner's page that another page's changes are drawn in."""
+
+    sharing: OwnerBar
+    bar: ModelBar
+    models: ModelsTab
+    parameters: ParametersTab
+
+
+def _wire_changes(page: Page, blocks: gr.Blocks, shown: Shown) -> None:
     """Let every open page see what another one changed: each asks now and then, and mostly hears that nothing did."""
+    sharing, bar, models, parameters = shown
     seen = gr.State(-1)
     outputs = [
+        *sharing.parts,
         *bar.parts,
         models.parts.list,
         models.parts.card,
@@ -73,7 +109,7 @@ def _wire_changes(page: Page, blocks: gr.Blocks, bar: ModelBar, models: ModelsTa
     def view(chosen: str | None) -> Updates:
         # First, so that a change meanwhile is seen the next time.
         drawn = {seen: page.forge.status.version, parameters.drawn_from: drawn_from(page, chosen)}
-        return bar.view() | models.view(chosen) | drawn
+        return sharing.view() | bar.view() | models.view(chosen) | drawn
 
     gr.Timer(POLL_SECONDS).tick(look, {seen, bar.parts.select}, outputs, **at_once())
     blocks.load(open_page, None, [*outputs, *models.form.parts], **at_once())
@@ -86,7 +122,7 @@ def _build_guest_page(page: Page, blocks: gr.Blocks) -> None:
 
     @page.access.handler("guest")
     def look(request: gr.Request) -> str:
-        return status_line(page.forge.status, 0.0, public=True)
+        return status_line(page.forge.status, 0.0, public=True) if page.guests.open else CLOSED
 
     gr.Timer(POLL_SECONDS).tick(look, None, status, **at_once())
     blocks.load(look, None, status, **at_once())

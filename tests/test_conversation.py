@@ -287,7 +287,7 @@ def test_leaving_twice_or_unknown_does_nothing() -> None:
 
 
 def test_beyond_the_most_the_longest_idle_conversation_goes(slow: Start) -> None:
-    conversations = Conversations(most=3)
+    conversations = Conversations(most=lambda: 3)
     running = conversations.of("running")
     running.ask(LONG, slow, "echo")
     others = [conversations.of(f"idle {number}") for number in range(3)]

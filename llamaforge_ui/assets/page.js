@@ -13,6 +13,15 @@ window.llamaforge = {
       return "";
     }
   },
+
+  // Saves a text as a file of the visitor's, without any file on the server.
+  download(text, name) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: "text/markdown" }));
+    link.download = name;
+    link.click();
+    URL.revokeObjectURL(link.href);
+  },
 };
 
 // The page follows the text while the reader is at its end, and lets go when the reader scrolls up.
