@@ -19,6 +19,7 @@ import psutil
 import pytest
 import yaml
 from gradio_client import Client
+from guest_kit import Guest
 from page_kit import ROOT, Program, free_port
 from scripted import claim_version, until
 from tiny_gguf import COUNTING_ANSWER, write_tiny_gguf
@@ -97,7 +98,7 @@ def test_help_names_every_flag_without_loading_the_page() -> None:
         [sys.executable, "-X", "importtime", "app.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0
-    for flag in ("--host", "--port", "--share", "--config", "--data", "--model", "--allow-remote-code"):
+    for flag in ("--force", "--host", "--port", "--share", "--config", "--data", "--model", "--allow-remote-code"):
         assert flag in done.stdout
     assert "gradio" not in done.stderr
 
@@ -215,13 +216,15 @@ def test_on_a_space_it_serves_guests_on_all_addresses(folder: Path) -> None:
         assert labels(config) == []
         assert not [name for name in ids(config) if name.startswith(("model-select", "register", "param", "load"))]
         assert "chat-input" in ids(config)
-        assert Client(f"http://127.0.0.1:{app_module.PORT}", verbose=False).predict("Hi", api_name="/chat") == "Hi"
+        guest = Guest(f"http://127.0.0.1:{app_module.PORT}")
+        until(lambda: "lf-ready" in guest.call("look"))
+        assert "Hi" in guest.join("chat", "Hi")
 
 
 def test_another_host_is_public(folder: Path) -> None:
     with started("--config", str(folder), "--host", "0.0.0.0", "--port", str(free_port())) as program:
         config = config_of(program.wait_until_up())
-        line = program.wait_for("Guests (chat only): http://")
+        line = program.wait_for("Guests (chat only):  http://")
         assert "localhost" not in line and "0.0.0.0" not in line
         assert labels(config) == []
 
@@ -283,7 +286,7 @@ def test_a_custom_backend_of_four_methods_answers_on_the_page(folder: Path) -> N
 
 @pytest.mark.parametrize(
     ("flags", "allowed"),
-    [((), False), (("--allow-remote-code",), True), (("--allow-remote-code", "--host", "0.0.0.0"), False)],
+    [((), False), (("--allow-remote-code",), True), (("--allow-remote-code", "--host", "0.0.0.0", "--force"), False)],
     ids=["by default", "by flag", "when shared"],
 )
 def test_a_models_own_code_needs_the_flag_and_a_page_that_nobody_shares(

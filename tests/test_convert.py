@@ -16,8 +16,8 @@ from llamaforge_ui.convert import (
     chatbot_value,
     figures,
     notice,
-    problem_of,
     seconds,
+    sentence_for,
     shown_messages,
     status_line,
 )
@@ -114,9 +114,9 @@ def test_an_error_stands_in_the_details_of_its_answer() -> None:
     [
         (result_of(), "312 tokens · 0.42 s to first · 41 tokens/s · finished"),
         (result_of("length"), "312 tokens · 0.42 s to first · 41 tokens/s · stopped at 312 tokens"),
-        (result_of("cancelled"), "312 tokens · 0.42 s to first · 41 tokens/s · stopped by you"),
+        (result_of("cancelled"), "312 tokens · 0.42 s to first · 41 tokens/s · stopped"),
         (result_of(usage=Usage(9, 1), tokens_per_second=None), "1 token · 0.42 s to first · finished"),
-        (result_of("cancelled", usage=None, time_to_first_token=None, tokens_per_second=None), "stopped by you"),
+        (result_of("cancelled", usage=None, time_to_first_token=None, tokens_per_second=None), "stopped"),
         (result_of("length", usage=None), "0.42 s to first · 41 tokens/s · stopped at the limit"),
         (result_of(usage=Usage(9, 1234), time_to_first_token=None), "1,234 tokens · 41 tokens/s · finished"),
     ],
@@ -152,9 +152,8 @@ def test_a_notice_is_text_with_a_role() -> None:
 
 
 def test_an_error_of_ours_is_shown_and_a_bug_is_not() -> None:
-    assert problem_of(None) == ""
-    assert problem_of(ModelError("File not found: x.gguf.")) == "File not found: x.gguf."
-    assert problem_of(KeyError("secret/path")) == "Something went wrong."
+    assert sentence_for("owner", ModelError("File not found: x.gguf.")) == "File not found: x.gguf."
+    assert sentence_for("owner", KeyError("secret/path")) == "Something went wrong."
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from worker_kit import isolated, workers
 
 from llamaforge import LlamaForge
 from llamaforge_ui import Access
+from llamaforge_ui.guests import Guests
 from llamaforge_ui.model_bar import ModelBar, build_model_bar
 from llamaforge_ui.page import Page
 
@@ -33,7 +34,7 @@ def forge(tmp_path: Path) -> Iterator[LlamaForge]:
 @pytest.fixture
 def bar(forge: LlamaForge) -> ModelBar:
     with gr.Blocks(analytics_enabled=False):
-        return build_model_bar(Page(forge, Access(local=True)))
+        return build_model_bar(Page(forge, Access(public=False), Guests(forge), "owner"))
 
 
 def loaded(bar: ModelBar, name: str | None) -> list[dict[Any, Any]]:

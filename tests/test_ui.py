@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -19,8 +18,9 @@ from page_kit import Program, free_port
 from tiny_gguf import DEFAULT_ANSWER, write_tiny_gguf
 
 from llamaforge import LlamaForge, ModelError
-from llamaforge_ui import Access, build_ui, launch_options
+from llamaforge_ui import Access, Hosts, Site, build_pages, is_public, launch_options
 from llamaforge_ui.access import HOSTED
+from llamaforge_ui.guests import Guests
 from llamaforge_ui.page import Page
 from llamaforge_ui.parameters_tab import draw_controls
 
@@ -53,10 +53,19 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A public app with a model that takes its time; the address is returned."""
-    folder = tmp_path_factory.mktemp("public")
+    yield from serving(tmp_path_factory.mktemp("public"), "0.0.0.0")
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same for this computer alone."""
+    yield from serving(tmp_path_factory.mktemp("local"), "127.0.0.1")
+
+
+def serving(folder: Path, host: str) -> Iterator[str]:
     (folder / "models").mkdir()
     (folder / "models" / "secret-model.yaml").write_text(SECRET_MODEL, "utf-8")
-    flags = ("--config", str(folder), "--host", "0.0.0.0", "--port", str(free_port()), "--model", "secret-model")
+    flags = ("--config", str(folder), "--host", host, "--port", str(free_port()), "--model", "secret-model")
     program = Program(*flags)
     program.wait_until_up()
     yield f"http://127.0.0.1:{flags[5]}"
@@ -74,13 +83,14 @@ def ids(blocks: gr.Blocks) -> list[str]:
 
 @pytest.mark.parametrize("local", [True, False], ids=["local", "public"])
 def test_every_handler_has_a_role(folder: Path, local: bool) -> None:
-    found = handlers(build_ui(LlamaForge(folder), Access(local=local)))
+    found = handlers(build_pages(LlamaForge(folder), Access(public=not local)).front)
     assert len(found) > 8
     assert [name for name, fn in found.items() if getattr(fn, "role", None) not in ("owner", "guest")] == []
 
 
 def test_every_handler_of_a_drawn_control_is_the_owners(folder: Path) -> None:
-    page = Page(LlamaForge(folder), Access(local=True))
+    forge = LlamaForge(folder)
+    page = Page(forge, Access(public=False), Guests(forge), "owner")
     with gr.Blocks(analytics_enabled=False) as blocks:
         draw_controls(page, "tiny", {}, gr.HTML())
     found = handlers(blocks)
@@ -89,7 +99,7 @@ def test_every_handler_of_a_drawn_control_is_the_owners(folder: Path) -> None:
 
 
 def test_public_mode_builds_nothing_for_owners(folder: Path) -> None:
-    blocks = build_ui(LlamaForge(folder), Access(local=False))
+    blocks = build_pages(LlamaForge(folder), Access(public=True)).front
     assert {fn.role for fn in handlers(blocks).values()} == {"guest"}  # type: ignore[attr-defined]
     assert not [fn for fn in blocks.fns.values() if fn.renderable]
     assert not [block for block in blocks.blocks.values() if isinstance(block, gr.Tab)]
@@ -98,25 +108,25 @@ def test_public_mode_builds_nothing_for_owners(folder: Path) -> None:
 
 
 def test_the_owners_page_has_what_the_public_one_lacks(folder: Path) -> None:
-    found = ids(build_ui(LlamaForge(folder), Access(local=True)))
+    found = ids(build_pages(LlamaForge(folder), Access(public=False)).front)
     assert [start for start in OWNER_IDS if not any(name.startswith(start) for name in found)] == []
 
 
 def test_only_chat_is_published(folder: Path) -> None:
     for local in (True, False):
-        blocks = build_ui(LlamaForge(folder), Access(local=local))
+        blocks = build_pages(LlamaForge(folder), Access(public=not local)).front
         public = [fn.api_name for fn in blocks.fns.values() if fn.api_visibility == "public"]
         assert public == ["chat"]
 
 
 def test_nobody_gets_past_the_queue(folder: Path) -> None:
-    assert build_ui(LlamaForge(folder), Access(local=True)).api_open is False
-    assert build_ui(LlamaForge(folder), Access(local=False)).api_open is False
+    assert build_pages(LlamaForge(folder), Access(public=False)).front.api_open is False
+    assert build_pages(LlamaForge(folder), Access(public=True)).front.api_open is False
 
 
 def test_every_owner_handler_refuses_a_guest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forge = LlamaForge(folder)
-    found = handlers(build_ui(forge, Access(local=True)))
+    found = handlers(build_pages(forge, Access(public=False)).front)
     owners = [fn for fn in found.values() if fn.role == "owner"]  # type: ignore[attr-defined]
     monkeypatch.setattr(Access, "role", lambda self, request: "guest")
     before = forge.status
@@ -162,9 +172,8 @@ def test_the_way_of_starting_decides_who_is_the_owner(
         monkeypatch.delenv(name, raising=False)
     if variable:
         monkeypatch.setenv(variable, "1")
-    access = Access.decide(host, share)
-    assert access.local is local
-    assert access.role(gr.Request()) == ("owner" if local else "guest")
+    assert is_public(host, share) is not local
+    assert Access(is_public(host, share)).role(gr.Request()) == ("owner" if local else "guest")
 
 
 def test_spaces_and_notebooks_are_known_as_hosted() -> None:
@@ -172,13 +181,13 @@ def test_spaces_and_notebooks_are_known_as_hosted() -> None:
 
 
 def test_a_call_without_a_request_is_a_guests() -> None:
-    assert Access(local=True).role(None) == "guest"
+    assert Access(public=False).role(None) == "guest"
 
 
 def test_a_guest_has_no_effect_through_an_owners_handler() -> None:
     done: list[str] = []
 
-    @Access(local=False).handler("owner")
+    @Access(public=True).handler("owner")
     def remove(values: dict[str, Any], request: gr.Request) -> None:
         done.append("removed")
 
@@ -190,7 +199,7 @@ def test_a_guest_has_no_effect_through_an_owners_handler() -> None:
 def test_a_guest_has_no_effect_through_an_owners_stream() -> None:
     done: list[str] = []
 
-    @Access(local=False).handler("owner")
+    @Access(public=True).handler("owner")
     async def load(request: gr.Request) -> AsyncIterator[str]:
         done.append("loaded")
         yield "x"
@@ -201,7 +210,7 @@ def test_a_guest_has_no_effect_through_an_owners_stream() -> None:
 
 
 def test_an_error_of_ours_becomes_a_sentence_and_a_bug_does_not() -> None:
-    @Access(local=True).handler("guest")
+    @Access(public=False).handler("guest")
     def fail(error: Exception, request: gr.Request) -> None:
         raise error
 
@@ -221,11 +230,15 @@ def test_a_handler_of_another_shape_is_refused() -> None:
 
     for fn in (coroutine, generator, blind):
         with pytest.raises(TypeError, match=f"{fn.__name__} must"):
-            Access(local=True).handler("guest")(fn)
+            Access(public=False).handler("guest")(fn)
+
+
+def site(owner: gr.Blocks | None = None) -> Site:
+    return Site(Access(public=owner is not None), Hosts(), owner)
 
 
 def test_no_launch_option_is_left_to_a_variable() -> None:
-    options = launch_options("127.0.0.1", 7860, share=False)
+    options = launch_options("127.0.0.1", 7860, share=False, site=site())
     source = "".join(path.read_text("utf-8") for path in Path(gr.__file__).parent.glob("*.py"))
     named = {name.removeprefix("GRADIO_").lower() for name in re.findall(r"GRADIO_[A-Z_]+", source)}
     settable = named & set(inspect.signature(gr.Blocks.launch).parameters)
@@ -236,7 +249,7 @@ def test_no_launch_option_is_left_to_a_variable() -> None:
 
 
 def test_what_gradio_would_switch_on_by_itself_is_off() -> None:
-    options = launch_options("127.0.0.1", 7860, share=False)
+    options = launch_options("127.0.0.1", 7860, share=False, site=site())
     for name in ("share", "enable_monitoring", "mcp_server", "run_history", "pwa", "show_error", "debug", "inbrowser"):
         assert options[name] is False, name
     assert options["allowed_paths"] == [] and options["footer_links"] == []
@@ -244,7 +257,7 @@ def test_what_gradio_would_switch_on_by_itself_is_off() -> None:
 
 
 def test_the_public_page_tells_no_secret(public: str) -> None:
-    for place in ("/", "/config", "/gradio_api/info"):
+    for place in ("/", "/config"):
         answer = httpx.get(public + place)
         assert answer.status_code == 200
         assert [secret for secret in SECRETS if secret in answer.text] == [], place
@@ -256,11 +269,11 @@ def test_every_answer_forbids_the_browser_to_load_from_elsewhere(public: str) ->
         policy = dict(rule.split(" ", 1) for rule in headers["content-security-policy"].split("; "))
         assert policy["img-src"] == "'self' data: blob:" and policy["connect-src"] == "'self'"
         assert policy["frame-ancestors"] == "'self'" and policy["frame-src"] == "'none'"
-        assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
+        assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "same-origin")
 
 
 def test_the_end_of_an_answer_repeats_nothing_that_the_next_one_has_changed(folder: Path) -> None:
-    blocks = build_ui(LlamaForge(folder), Access(local=True))
+    blocks = build_pages(LlamaForge(folder), Access(public=False)).front
     for name in ("arrive", "send"):
         fn = next(fn.fn for fn in blocks.fns.values() if fn.name == name)
         values = {block: "" for block in blocks.blocks.values()}
@@ -288,12 +301,11 @@ def test_guests_are_told_the_models_name_and_state(public: str) -> None:
 def test_a_post_past_the_queue_is_refused(public: str) -> None:
     for name in ("chat", "send", "regenerate"):
         answer = httpx.post(f"{public}/gradio_api/run/{name}", json={"data": ["Hello"], "session_hash": "a guest"})
-        assert answer.status_code == 404
-        assert "join the queue" in json.loads(answer.text)["detail"]
+        assert (answer.status_code, answer.json()["error"]) == (403, "This is closed.")
 
 
-def test_the_endpoint_streams_growing_text(public: str) -> None:
-    client = Client(public, verbose=False)
+def test_the_endpoint_streams_growing_text(local: str) -> None:
+    client = Client(local, verbose=False)
     message = "one two three four five six seven eight nine ten"
     texts = list(client.submit(message, api_name="/chat"))
     assert len(set(texts)) >= 3
@@ -301,34 +313,34 @@ def test_the_endpoint_streams_growing_text(public: str) -> None:
     assert texts[-1] == message
 
 
-def test_the_endpoint_is_all_that_a_client_sees(public: str) -> None:
-    seen = Client(public, verbose=False).view_api(return_format="dict", print_info=False)
+def test_the_endpoint_is_all_that_a_client_sees(local: str) -> None:
+    seen = Client(local, verbose=False).view_api(return_format="dict", print_info=False)
     assert list(seen["named_endpoints"]) == ["/chat"]
     assert not seen["unnamed_endpoints"]
 
 
-def test_the_endpoint_answers_the_same_message_twice(public: str) -> None:
-    client = Client(public, verbose=False)
+def test_the_endpoint_answers_the_same_message_twice(local: str) -> None:
+    client = Client(local, verbose=False)
     assert [client.predict("again", api_name="/chat") for _ in range(2)] == ["again", "again"]
 
 
-def test_the_endpoint_refuses_an_empty_message_with_a_sentence(public: str) -> None:
+def test_the_endpoint_refuses_an_empty_message_with_a_sentence(local: str) -> None:
     with pytest.raises(AppError, match="Write a message first."):
-        Client(public, verbose=False).predict("  ", api_name="/chat")
+        Client(local, verbose=False).predict("  ", api_name="/chat")
 
 
-def test_a_cancelled_call_frees_the_model(public: str) -> None:
-    client = Client(public, verbose=False)
+def test_a_cancelled_call_frees_the_model(local: str) -> None:
+    client = Client(local, verbose=False)
     job = client.submit("word " * 400, api_name="/chat")
     next(iter(job))
     job.cancel()
-    assert Client(public, verbose=False).submit("short", api_name="/chat").result(timeout=10) == "short"
+    assert Client(local, verbose=False).submit("short", api_name="/chat").result(timeout=10) == "short"
 
 
 def test_the_endpoint_keeps_one_conversation_a_client(folder: Path) -> None:
     forge = LlamaForge(folder)
     forge.load_model("tiny", {"n_threads": 1})
-    blocks = build_ui(forge, Access(local=True))
+    blocks = build_pages(forge, Access(public=False)).front
     chat = next(fn.fn for fn in blocks.fns.values() if fn.api_name == "chat")
     first, second = prompts(forge, chat, "ada"), prompts(forge, chat, "bob")
     assert first[0] < first[1] < first[2]
@@ -340,7 +352,9 @@ def prompts(forge: LlamaForge, chat: Any, session: str) -> list[int]:
     """Return how many tokens the model was given at each of three messages of one client."""
     started: list[Any] = []
     stream = forge.chat_stream
-    forge.chat_stream = lambda messages, parameters=None: started.append(stream(messages, parameters)) or started[-1]
+    forge.chat_stream = lambda messages, parameters=None, **more: (
+        started.append(stream(messages, parameters, **more)) or started[-1]
+    )
     for message in ("Hello", "How are you?", "What can you do?"):
         texts = asyncio.run(collect(chat(message, request=gr.Request(session_hash=session))))
         assert texts[-1] == DEFAULT_ANSWER

@@ -89,7 +89,7 @@ def test_a_newcomer_registers_a_file_loads_it_and_sees_its_answer_grow(page: Pag
     stop(page)
     expect(users(page)).to_have_text("Count to ten, please")
     expect(answers(page)).to_contain_text("one two three four")
-    expect(thoughts(page)).to_contain_text("stopped by you")
+    expect(thoughts(page)).to_contain_text("stopped")
 
 
 def test_the_model_card_shows_what_the_file_says(page: Page, app: App) -> None:
