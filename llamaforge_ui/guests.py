@@ -111,7 +111,7 @@ class Guests:
     def _require_room(self) -> None:
         waiting = [one for one in self._answers if one.result is None and not one.running]
         if len(waiting) >= self.limits.waiting:
-            raise GuestLimit(f"{len(waiting)} messages of guests wait for an answer already. Try again in a minute.")
+            raise GuestLimit(f"Too many guests wait for an answer already: {len(waiting)}. Try again in a minute.")
 
     def _require_patience(self, visitor: str) -> None:
         own = RateLimitItemPerSecond(self.limits.messages_per_10_minutes, WINDOW)
