@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import gradio as gr
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from llamaforge import LlamaForgeError
 
@@ -79,7 +79,7 @@ class Access:
             @functools.wraps(endpoint)
             async def guarded(request: Request) -> Response:
                 if role == "owner" and self.role(request) != "owner":
-                    return PlainTextResponse(OWNER_ONLY, 403)
+                    return JSONResponse({"error": OWNER_ONLY}, 403)
                 return await endpoint(request)
 
             guarded.role = role  # type: ignore[attr-defined]

@@ -177,15 +177,7 @@ def build_chat_tab(page: Page, blocks: gr.Blocks) -> ChatTab:
 
 
 def _components(page: Page) -> ChatParts:
-    with gr.Accordion("System prompt", open=False, elem_id="system-prompt-fold", visible=page.for_owner):
-        system_prompt = gr.Textbox(
-            elem_id="system-prompt",
-            label="System prompt",
-            show_label=False,
-            info="What the model is told before the conversation begins. It holds for this chat.",
-            lines=2,
-            max_lines=12,
-        )
+    system_prompt = _system_prompt() if page.for_owner else gr.Textbox(visible=False)
     with gr.Column(elem_id="chat-log"):
         turns = gr.Chatbot(
             elem_id="chat-turns",
@@ -229,6 +221,18 @@ def _components(page: Page) -> ChatParts:
             download = gr.Button("Download", elem_id="download-chat", size="sm", min_width=80)
     buttons = (send, stop, regenerate, undo, new, download)
     return ChatParts(turns, live, live_status, notice_line, box, *buttons, system_prompt)
+
+
+def _system_prompt() -> gr.Textbox:
+    with gr.Accordion("System prompt", open=False, elem_id="system-prompt-fold"):
+        return gr.Textbox(
+            elem_id="system-prompt",
+            label="System prompt",
+            show_label=False,
+            info="What the model is told before the conversation begins. It holds for this chat.",
+            lines=2,
+            max_lines=12,
+        )
 
 
 def _wire_asking(tab: ChatTab) -> None:

@@ -38,7 +38,7 @@ ROUTES: dict[Role, dict[str, re.Pattern[str]]] = {
         "POST": re.compile(f"{CALL}|{CALL_BY_NAME}"),
     },
 }
-OUR_ROUTES = re.compile(r"/owner(/logout)?")
+OUR_ROUTES = {("GET", OWNER_PAGE), ("HEAD", OWNER_PAGE), ("POST", OWNER_PAGE), ("POST", f"{OWNER_PAGE}/logout")}
 GRADIOS_OWN = re.compile(r"/(gradio_api|monitoring|login|logout|owner|file|proxy|upload|run|api|queue)\b.*")
 
 
@@ -125,41 +125,42 @@ class Gate:
         try:
             await self._app(scope, _bounded(receive, LARGEST_BODY[role]), send)
         except TooLarge:
-            await _refuse(413, "This is too large.")(scope, receive, send)
+            await refuse(413, "This is too large.")(scope, receive, send)
 
     def _refusal(self, request: Request, role: Role) -> Response | None:
         host, origin = request.headers.get("host"), request.headers.get("origin")
         if not self._hosts.allow(host):
             port = (request.scope.get("server") or ("", 7860))[1]
-            return _refuse(403, f"This address is not allowed. Open http://127.0.0.1:{port}.")
+            return refuse(403, f"This address is not allowed. Open http://127.0.0.1:{port}.")
         if origin is not None and not self._hosts.allow_origin(origin, host):
-            return _refuse(403, "Another page may not use this one.")
+            return refuse(403, "Another page may not use this one.")
         if int(request.headers.get("content-length") or 0) > LARGEST_BODY[role]:
-            return _refuse(413, "This is too large.")
+            return refuse(413, "This is too large.")
         return self._closed(request, role)
 
     def _closed(self, request: Request, role: Role) -> Response | None:
         """Return the refusal of a route that is closed to the visitor, None for an open one."""
         path = request.scope["path"]
-        if OUR_ROUTES.fullmatch(path):
+        if (request.method, path) in OUR_ROUTES:
             return None  # they ask for the role themselves
         if self._needs_login(path) and role != "owner":
             page = request.method in ("GET", "HEAD") and path in ("/", f"{OWNER_PAGE}/")
-            return RedirectResponse(OWNER_PAGE, 303) if page else _refuse(403, OWNER_ONLY)
+            return RedirectResponse(OWNER_PAGE, 303) if page else refuse(403, OWNER_ONLY)
         method = "GET" if request.method == "HEAD" else request.method
         within = path.removeprefix(OWNER_PAGE) if path.startswith(f"{OWNER_PAGE}/") else path
         if method in ROUTES[role] and ROUTES[role][method].fullmatch(within):
             return None
         if role == "guest" and method in ROUTES["owner"] and ROUTES["owner"][method].fullmatch(within):
-            return _refuse(403, OWNER_ONLY)
-        return _refuse(403, "This is closed.") if GRADIOS_OWN.fullmatch(within) else _refuse(404, "Nothing is here.")
+            return refuse(403, OWNER_ONLY)
+        return refuse(403, "This is closed.") if GRADIOS_OWN.fullmatch(within) else refuse(404, "Nothing is here.")
 
     def _needs_login(self, path: str) -> bool:
         """Tell whether a path is the owner's: below /owner, and all of it where nobody else is to come."""
         return path.startswith(f"{OWNER_PAGE}/") or not self._access.public
 
 
-def _refuse(status: int, sentence: str) -> Response:
+def refuse(status: int, sentence: str) -> Response:
+    """Return a short answer that Gradio's own script can read too."""
     return JSONResponse({"error": sentence, "detail": sentence}, status)
 
 

@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount
 
 from .access import Access
-from .gate import OWNER_PAGE, Gate, Hosts
+from .gate import OWNER_PAGE, Gate, Hosts, refuse
 from .headers import SPACES, SafeHeaders
 from .owner_routes import owner_routes
 from .theme import ASSETS, theme
@@ -66,7 +69,12 @@ def _common(host: str, port: int) -> dict[str, Any]:
 
 def _app_options(site: Site, common: dict[str, Any]) -> dict[str, Any]:
     """Return what FastAPI is told: no pages about itself, the gate, our routes, and the owner's page."""
-    options: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
+    options: dict[str, Any] = {
+        "docs_url": None,
+        "redoc_url": None,
+        "openapi_url": None,
+        "exception_handlers": {RequestValidationError: _not_understood},
+    }
     routes: list[BaseRoute] = [*owner_routes(site.access)]
     lifespan = None
     if site.owner is not None:
@@ -78,6 +86,11 @@ def _app_options(site: Site, common: dict[str, Any]) -> dict[str, Any]:
             return below.router.lifespan_context(below)
 
     return options | {"middleware": _middleware(site), "routes": routes, "lifespan": lifespan}
+
+
+async def _not_understood(_request: Request, _error: Exception) -> Response:
+    """Answer what is no request of the page's; FastAPI would send all of it back."""
+    return refuse(422, "This request cannot be understood.")
 
 
 def _middleware(site: Site) -> list[Middleware]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import pty
 import signal
 import socket
 import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ import app as app_module
 
 END_SECONDS = 5.0
 OWNER_TABS = ("Models", "Parameters")
+OWNER_PASSWORD = "LLAMAFORGE_OWNER_PASSWORD"
 OPENING = {
     "GRADIO_SHARE": "true",
     "GRADIO_SERVER_NAME": "0.0.0.0",
@@ -45,6 +48,34 @@ find = PathFinder.find_spec
 PathFinder.find_spec = lambda name, *more: None if name.partition(".")[0] == "llama_cpp" else find(name, *more)
 """
 
+
+# Gradio's own boundary to its tunnel, which nothing outside this machine can be reached without.
+TUNNEL = """\
+import sys
+from importlib.machinery import PathFinder
+
+class Tunnel:
+    def find_spec(self, name, path=None, target=None):
+        if name != "gradio.networking":
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(name, path)
+        load = spec.loader.exec_module
+
+        def replaced(module):
+            load(module)
+            module.setup_tunnel = SETUP
+
+        spec.loader.exec_module = replaced
+        return spec
+
+def no_tunnel(*arguments, **named):
+    raise RuntimeError("the tunnel is blocked")
+
+SETUP = lambda *arguments, **named: "https://a.gradio.live"
+sys.meta_path.insert(0, Tunnel())
+"""
+NO_TUNNEL = TUNNEL.replace('SETUP = lambda *arguments, **named: "https://a.gradio.live"', "SETUP = no_tunnel")
 
 # What a full disk does: every write to a file fails.
 NO_FILE_MAY_GROW = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
@@ -200,7 +231,7 @@ def test_gradios_variables_change_nothing(folder: Path) -> None:
         assert listening(program) == {("127.0.0.1", port)}
         assert labels(config_of(address)) == ["Chat", *OWNER_TABS]
         assert httpx.get(f"{address}/gradio_api/file=/etc/passwd").status_code == 403
-        assert httpx.get(f"{address}/gradio_api/mcp/").status_code == 404
+        assert httpx.get(f"{address}/gradio_api/mcp/").status_code == 403
 
 
 def listening(program: Program) -> set[tuple[str, int]]:
@@ -227,6 +258,83 @@ def test_another_host_is_public(folder: Path) -> None:
         line = program.wait_for("Guests (chat only):  http://")
         assert "localhost" not in line and "0.0.0.0" not in line
         assert labels(config) == []
+
+
+@pytest.mark.parametrize("password", ["", "short", "aaaaaaaaaaaaaaaa"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_weak_passphrase_is_refused(folder: Path, password: str, host: str) -> None:
+    flags = ("--config", str(folder), "--host", host, "--port", str(free_port()))
+    program = Program(*flags, env={OWNER_PASSWORD: password})
+    assert program.ended() == 2
+    assert program.output.startswith("LLAMAFORGE_OWNER_PASSWORD is too weak") and "Traceback" not in program.output
+
+
+def test_what_speaks_against_sharing_stops_it_unless_forced(folder: Path) -> None:
+    (folder / "settings.yaml").write_text("guests: 5\n", "utf-8")
+    flags = ("--config", str(folder), "--host", "0.0.0.0", "--port", str(free_port()))
+    program = Program(*flags)
+    assert program.ended() == 2
+    assert "STOP: The limits for guests cannot be read" in program.output
+    assert "Not shared. Mend what is marked STOP, or start with --force." in program.output
+    with started(*flags, "--force") as forced:
+        forced.wait_for("Guests (chat only):")
+
+
+def test_a_passphrase_is_made_up_for_a_terminal_only(folder: Path) -> None:
+    flags = ("--config", str(folder), "--host", "0.0.0.0", "--port", str(free_port()))
+    with started(*flags) as program:
+        program.wait_for("Nobody can log in as the owner: for that, set LLAMAFORGE_OWNER_PASSWORD and start again.")
+        assert "passphrase:" not in program.output
+    with in_a_terminal(*flags) as said:
+        line = next(line for line in said() if "passphrase: " in line)
+        passphrase = line.rsplit(" ", 1)[1]
+        answer = httpx.post(f"http://127.0.0.1:{flags[-1]}/owner", data={"passphrase": passphrase})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/owner/")
+
+
+@contextlib.contextmanager
+def in_a_terminal(*flags: str) -> Iterator[Callable[[], Iterator[str]]]:
+    """Run the app at a terminal of its own; what is given reads its lines."""
+    master, slave = pty.openpty()
+    with os.fdopen(master, "rb", buffering=0) as terminal:
+        process = subprocess.Popen([sys.executable, "app.py", *flags], cwd=ROOT, stdout=slave, stderr=slave)
+        os.close(slave)
+
+        def lines() -> Iterator[str]:
+            said = b""
+            with contextlib.suppress(OSError):  # what a terminal says once nobody writes to it
+                while piece := terminal.read(4096):
+                    *whole, said = (said + piece).split(b"\n")
+                    yield from (line.decode().rstrip() for line in whole)
+
+        try:
+            yield lines
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("works", [True, False], ids=["works", "fails"])
+def test_a_share_link_is_told_or_its_failure(folder: Path, tmp_path: Path, works: bool) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(TUNNEL if works else NO_TUNNEL, "utf-8")
+    flags = ("--config", str(folder), "--share", "--port", str(free_port()), "--model", "echo")
+    with started(*flags, PYTHONPATH=str(tmp_path / "site"), **{OWNER_PASSWORD: "kite-marble-seven-orbit"}) as program:
+        here = f"http://127.0.0.1:{flags[4]}"
+        line = program.wait_for("Guests (chat only):")
+        assert "passphrase: what LLAMAFORGE_OWNER_PASSWORD holds" in program.output
+        assert "kite-marble" not in program.output
+        answers = {
+            host: httpx.get(here, headers={"Host": host}).status_code for host in ("a.gradio.live", "b.example")
+        }
+        assert httpx.get(f"{here}/owner/config").status_code == 403  # a stranger comes from 127.0.0.1 too
+        if works:
+            assert line.endswith("https://a.gradio.live")
+            assert "Share links pass through Gradio's servers" in program.wait_for("Share links")
+            assert answers == {"a.gradio.live": 200, "b.example": 403}
+        else:
+            assert "No share link could be made. LlamaForge still runs at" in program.output
+            assert "gradio.live" not in line and answers["b.example"] == 403
 
 
 def test_without_llama_cpp_python_the_page_says_how_to_install_it(tmp_path: Path) -> None:
