@@ -41,6 +41,7 @@ class SafeHeaders:
             "Content-Security-Policy": "; ".join(f"{name} {sources}" for name, sources in policy.items()),
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "no-referrer",
+            "X-DNS-Prefetch-Control": "off",  # else the name of a linked host may be looked up before any click
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
