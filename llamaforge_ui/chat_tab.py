@@ -13,7 +13,7 @@ from gradio.events import api
 from llamaforge import EmptyPrompt, Generation, GenerationError, LlamaForgeError, clean_text
 
 from .conversation import AnswerRunning, Conversation, JustSent, Start
-from .convert import LATEX, as_markdown, chatbot_value, notice, shown_messages
+from .convert import LATEX, as_markdown, chatbot_value, exact, harmless, notice, shown_messages
 from .live_turn import Frame, frames
 from .page import Page, at_once, unlisted
 
@@ -284,15 +284,16 @@ def _wire_editing(tab: ChatTab) -> None:
         conversation = tab.told(values, request)
         index = change.index if isinstance(change.index, int) else change.index[0]
         shown = shown_messages(conversation, page.role)
+        written = exact(str(change.value))
 
         def begin() -> Generation | None:
-            text = _required(str(change.value))
+            text = _required(written)
             if not (0 <= index < len(shown) and shown[index].editable):
                 raise GenerationError("Only messages can be edited.")
             return conversation.edit(shown[index].turn, text, tab.start(request), tab.model)
 
         box = values[parts.input] or ""
-        async for updates in tab.answer(conversation, begin, box, str(change.value)):
+        async for updates in tab.answer(conversation, begin, box, written):
             yield updates
 
     @page.access.handler("guest")
@@ -375,8 +376,8 @@ def _required(text: str | None) -> str:
 
 def _live_text(frame: Frame) -> str:
     if frame.text or not frame.reasoning:
-        return frame.text
-    return "\n".join(f"> {line}" for line in frame.reasoning.splitlines())
+        return harmless(frame.text)
+    return "\n".join(f"> {line}" for line in harmless(frame.reasoning).splitlines())
 
 
 def _live_status(frame: Frame) -> str:

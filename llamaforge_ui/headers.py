@@ -42,6 +42,7 @@ class SafeHeaders:
             "X-Content-Type-Options": "nosniff",
             # Not no-referrer: with that, the browser sends the login with the origin "null".
             "Referrer-Policy": "same-origin",
+            "X-DNS-Prefetch-Control": "off",  # else the name of a linked host may be looked up before any click
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

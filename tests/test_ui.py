@@ -270,6 +270,7 @@ def test_every_answer_forbids_the_browser_to_load_from_elsewhere(public: str) ->
         assert policy["img-src"] == "'self' data: blob:" and policy["connect-src"] == "'self'"
         assert policy["frame-ancestors"] == "'self'" and policy["frame-src"] == "'none'"
         assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "same-origin")
+        assert headers["x-dns-prefetch-control"] == "off"
 
 
 def test_the_end_of_an_answer_repeats_nothing_that_the_next_one_has_changed(folder: Path) -> None:

@@ -24,37 +24,64 @@ window.llamaforge = {
   },
 };
 
-// The page follows the text while the reader is at its end, and lets go when the reader scrolls up.
-(() => {
+{
+  // Gradio draws the chat some time after the page has come.
+  const chatLog = new Promise((resolve) => {
+    const look = () => {
+      const log = document.getElementById("chat-log");
+      if (log) resolve(log);
+      else setTimeout(look, 200);
+    };
+    look();
+  });
+
+  // The page follows the text while the reader is at its end, and lets go when the reader scrolls up.
   let atEnd = true;
   const page = () => document.scrollingElement;
   const distance = () => page().scrollHeight - page().scrollTop - page().clientHeight;
   window.addEventListener("scroll", () => { atEnd = distance() < 80; }, { passive: true });
-  const follow = () => {
-    const log = document.getElementById("chat-log");
-    if (!log) return setTimeout(follow, 200);
-    new ResizeObserver(() => {
-      if (atEnd && log.offsetParent && log.querySelector("[data-testid=user]")) page().scrollTop = page().scrollHeight;
-    }).observe(log);
+  chatLog.then((log) => new ResizeObserver(() => {
+    if (atEnd && log.offsetParent && log.querySelector("[data-testid=user]")) page().scrollTop = page().scrollHeight;
+  }).observe(log));
+
+  // A link that leads elsewhere says where; one that leads to no page leads nowhere.
+  const tellHost = (link) => {
+    if (!["http:", "https:", "mailto:"].includes(link.protocol)) return link.removeAttribute("href");
+    const text = link.textContent.trim().replace(/^https?:\/\//i, "").toLowerCase();
+    const told = text.startsWith(link.host) && /^([/?#]|$)/.test(text.slice(link.host.length));
+    if (link.host && link.host !== location.host && !told) link.dataset.host = link.host;
   };
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", follow);
-  else follow();
-})();
+  chatLog.then((log) => {
+    const tellHosts = (part) => part.querySelectorAll("a[href]").forEach(tellHost);
+    tellHosts(log);
+    new MutationObserver((changes) => {
+      for (const part of changes.flatMap((change) => [...change.addedNodes])) {
+        if (!(part instanceof Element)) continue;
+        if (part.matches("a[href]")) tellHost(part);
+        tellHosts(part);
+      }
+    }).observe(log, { childList: true, subtree: true });
+  });
 
-// Gradio gives the box in which a message is edited no name.
-document.addEventListener("focusin", (event) => {
-  if (event.target.matches(".edit-textarea")) event.target.setAttribute("aria-label", "Edit message");
-});
-
-// The server's policy lets the browser fetch nothing from elsewhere; what a message wanted to show is named instead.
-window.addEventListener("error", (event) => {
-  const media = event.target;
-  if (!(media instanceof HTMLElement) || !media.closest("#chat-log") || !media.matches("img, video, audio")) return;
-  const source = media.getAttribute("src") ?? "";
-  const host = URL.canParse(source, location.href) ? new URL(source, location.href).host : "";
-  const text = document.createElement("span");
-  text.className = "lf-blocked";
-  text.textContent = `[not loaded: ${media.getAttribute("alt") || "picture"}${host ? ` from ${host}` : ""}]`;
-  text.title = source;
-  media.replaceWith(text);
-}, true);
+  // What is copied or edited is the text without the joiners that convert.py put into it.
+  const exact = (text) => text.replace(/(<|!|```|~~~)\u2060/g, "$1");
+  if (navigator.clipboard) {
+    const write = navigator.clipboard.writeText.bind(navigator.clipboard);
+    navigator.clipboard.writeText = (text) => write(exact(text));
+  }
+  document.addEventListener("copy", (event) => {
+    const field = event.target.matches?.("textarea, input") ? event.target : null;
+    const selected = field ? field.value.slice(field.selectionStart, field.selectionEnd) : String(getSelection());
+    const text = exact(`<${selected}`).slice(1);  // a selection may begin with the joiner
+    if (text === selected) return;
+    event.clipboardData.setData("text/plain", text);
+    event.preventDefault();
+  });
+  document.addEventListener("focusin", ({ target }) => {
+    if (!target.matches(".edit-textarea")) return;
+    target.setAttribute("aria-label", "Edit message");  // Gradio gives it no name
+    if (target.value === exact(target.value)) return;
+    target.value = exact(target.value);
+    target.dispatchEvent(new Event("input", { bubbles: true }));
+  });
+}
