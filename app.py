@@ -57,7 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _refuse(str(error))
 
     from llamaforge import LlamaForge, LlamaForgeError
+    from llamaforge.redaction import quiet_secrets
 
+    quiet_secrets()
     folder = flags.config or os.environ.get("LLAMAFORGE_CONFIG") or HERE / "configs"
     forge = LlamaForge(folder, isolate=True, allow_remote_code=flags.allow_remote_code)
     _tell_plugins(forge)

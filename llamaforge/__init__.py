@@ -35,6 +35,7 @@ from .forge import LlamaForge, Status
 from .generation import Generation
 from .memory import format_bytes
 from .precedence import Setting
+from .redaction import hide_secrets
 from .text_stream import clean_text
 from .types import Chunk, LoadProgress, MemoryNeed, Message, ModelCard, Result, Usage
 
@@ -83,6 +84,7 @@ __all__ = [
     "describe",
     "format_bytes",
     "get_backend",
+    "hide_secrets",
     "register_backend",
     "validate",
 ]
