@@ -60,7 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _refuse(str(error))
 
     from llamaforge import LlamaForge, LlamaForgeError
+    from llamaforge.redaction import quiet_secrets
 
+    quiet_secrets()
     folder = flags.config or os.environ.get("LLAMAFORGE_CONFIG") or HERE / "configs"
     forge = LlamaForge(folder, isolate=True, allow_remote_code=flags.allow_remote_code)
     _tell_plugins(forge)
@@ -107,7 +109,8 @@ def _launch(forge: LlamaForge, flags: argparse.Namespace, first: str | None) -> 
     if public and not _may_be_shared(forge, flags, first):
         return None
     access = ui.Access(public, ui.OwnerLogin(passphrase) if passphrase is not None else None)
-    forge.allow_remote_code &= not public  # a stranger who finds a hole must not find this one open
+    if public:  # a stranger who finds a hole must not find these open
+        forge.allow_remote_code = forge.allow_literal_keys = False
     pages = ui.build_pages(forge, access)
     hosts = ui.Hosts.of(access, forge.config.settings.allowed_hosts)
     site = ui.Site(access, hosts, pages.owner)

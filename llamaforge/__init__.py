@@ -35,8 +35,10 @@ from .errors import (
 from .forge import LlamaForge, Status
 from .generation import Generation
 from .guests import GuestLimits
+from .key_mask import literal_keys
 from .memory import format_bytes
 from .precedence import Setting
+from .redaction import hide_secrets
 from .text_stream import clean_text
 from .types import Chunk, LoadProgress, MemoryNeed, Message, ModelCard, Result, Usage
 
@@ -87,6 +89,8 @@ __all__ = [
     "describe",
     "format_bytes",
     "get_backend",
+    "hide_secrets",
+    "literal_keys",
     "register_backend",
     "validate",
 ]

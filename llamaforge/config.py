@@ -19,11 +19,13 @@ from typing import Any
 import platformdirs
 
 from .backends import backend_names, get_backend
-from .backends.parameters import Parameters, unknown_name, validate
+from .backends.parameters import Parameters, secret_names, unknown_name, validate
 from .errors import BackendError, ConfigError, LlamaForgeError, ParameterError, PluginError
 from .guests import GuestLimits
 from .hub import is_later_part, is_pattern
+from .key_mask import keys_in, literal_keys, masked, unmasked, without_masks
 from .plugins import import_plugins
+from .redaction import note
 from .yaml_file import YamlFile, read_raw
 
 MODEL_KEYS = ("backend", "path", "file", "sha256", "description", "guests", "parameters")
@@ -125,6 +127,7 @@ class Config:
             if value and (sentence := _wrong_text(key, value, backend.file_keys)):
                 raise ConfigError(sentence)
         model.parameters = validate(backend.Parameters, model.parameters)
+        note(literal_keys(backend.Parameters, model.parameters).values())
         old = self.models.get(model.name)
         if old is not None and model.file is None:
             model.file = old.file
@@ -195,6 +198,42 @@ class Config:
             return read_raw(file)
         return self._edited(self.models[name]).text, None
 
+    def model_in(self, name: str, text: str) -> Model:
+        """Return the model that a text describes, saved nowhere; `problem` says what is wrong with it.
+
+        Raises:
+            ConfigError: the text is no YAML; it says where.
+        """
+        return _model_of(name, YamlFile.from_text(self.file_of(name), text))
+
+    def shown(self, name: str) -> tuple[str, str | None]:
+        """Return what raw() does with every key masked: the text for a page."""
+        text, digest = self.raw(name)
+        return masked(text, self._secret_names()), digest
+
+    def save_shown(self, name: str, text: str, *, digest: str | None, overwrite: bool = False) -> Model:
+        """Write a model's file as a person typed it over what shown() gave; what is still masked stays as it was.
+
+        Raises:
+            LlamaForgeError: as save_text does, or a masked key would get to another place or address by this.
+        """
+        is_there = name in self.models or self.file_of(name).is_file()
+        original, on_disk = self.raw(name) if is_there else ("", None)
+        if on_disk == digest or overwrite:  # else nothing is written
+            text = unmasked(text, original, self._secret_names())
+        return self.save_text(name, text, digest=digest, overwrite=overwrite)
+
+    def save_copy(self, name: str, text: str) -> Model:
+        """Write a text of shown(), edited or not, as a new model; what is masked is left out of it.
+
+        Raises:
+            LlamaForgeError: as save_text does.
+        """
+        return self.save_text(self.free_name(name), without_masks(text), digest=None)
+
+    def _secret_names(self) -> list[str]:
+        return sorted({name for schema in _schemas() for name in secret_names(schema)})
+
     def free_name(self, name: str) -> str:
         """Return a name for a copy that no model has."""
         copies = (f"{name[:55]} copy{f' {number}' if number > 1 else ''}" for number in range(1, 1000))
@@ -264,11 +303,14 @@ def read_model(path: Path) -> Model:
         check_name(path.stem)
         return _model_of(path.stem, YamlFile.read(path))
     except ConfigError as error:
+        with contextlib.suppress(ConfigError):  # it is a folder, too big, or gone
+            note(keys_in(read_raw(path)[0]))
         return Model(path.stem, problem=error)
 
 
 def _model_of(name: str, file: YamlFile) -> Model:
     model = Model(name, file=file)
+    note(keys_in(file.text))
     try:
         _check_keys(file, MODEL_KEYS)
         model.backend = _text(file, "backend", example="llama.cpp")
@@ -290,6 +332,7 @@ def _check_parameters(file: YamlFile, model: Model) -> None:
         for key, text in _texts(model).items():
             if text and (sentence := _wrong_text(key, text, backend.file_keys)):
                 raise file.error(sentence, key)
+        note(literal_keys(backend.Parameters, model.parameters).values())
         validate(backend.Parameters, model.parameters)
     except ParameterError as error:
         raise file.error(str(error), "parameters", error.name) from error
@@ -320,6 +363,7 @@ def _read_settings(path: Path) -> Settings:
         return settings
     try:
         file = settings.file = YamlFile.read(path)
+        note(keys_in(file.text))
         _check_keys(file, SETTINGS_KEYS)
         settings.default_model = _text(file, "default_model", required=False) or None
         settings.models_dir = _text(file, "models_dir", required=False) or None
@@ -386,7 +430,9 @@ def _mapping(file: YamlFile, key: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise file.error(f"{key} must be lines of 'name: value' set in by two spaces, found {value!r}.", key)
+        raise file.error(
+            f"{key} must be lines of 'name: value' set in by two spaces.", key
+        )  # no quote: it may be a key
     return dict(value)
 
 

@@ -31,6 +31,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .redaction import hide_secrets
+
 
 class LlamaForgeError(Exception):
     """Base of every error that LlamaForge raises on purpose.
@@ -41,6 +43,10 @@ class LlamaForgeError(Exception):
     def __init__(self, message: str, *, details: str = "") -> None:
         super().__init__(message)
         self.details = details
+
+    def __str__(self) -> str:
+        """Return the sentence without keys: a part of it may be somebody else's words."""
+        return hide_secrets(super().__str__())
 
 
 class ConfigError(LlamaForgeError):

@@ -16,10 +16,12 @@ from .backends.base import BaseBackend, plain_prompt
 from .backends.parameters import unknown_name, validate
 from .config import Config, Model
 from .engine import Engine
-from .errors import BackendError, LlamaForgeError, LoadSuperseded, ModelError, NoModelLoaded
+from .errors import BackendError, LlamaForgeError, LoadSuperseded, ModelError, NoModelLoaded, ParameterError
 from .generation import Generation
+from .key_mask import literal_keys
 from .memory import find_gpus, format_bytes, measure, verdict
 from .precedence import Setting, effective, load_settings, settings_of
+from .redaction import note
 from .text_stream import as_chunks, clean_message, clean_text, ended_by, or_whole, require_text, split_reasoning
 from .types import LoadProgress, MemoryNeed, Message, ModelCard
 
@@ -53,6 +55,7 @@ class LlamaForge:
         isolate: run local backends in a child process, which the page does: a crash of the engine ends one answer.
         longest_line: how many answers may wait for the running one.
         allow_remote_code: whether a model whose file says `trust_remote_code: true` is loaded.
+        allow_literal_keys: whether a model is loaded whose settings hold a key itself, not the name of its variable.
     """
 
     def __init__(
@@ -62,10 +65,12 @@ class LlamaForge:
         isolate: bool = False,
         longest_line: int = 64,
         allow_remote_code: bool = True,
+        allow_literal_keys: bool = True,
     ) -> None:
         self.config = Config(config)
         self._isolate = isolate
         self.allow_remote_code = allow_remote_code
+        self.allow_literal_keys = allow_literal_keys
         self._longest_line = longest_line
         self._engine: Engine | None = None
         self._loaded: Model | None = None
@@ -332,12 +337,24 @@ class LlamaForge:
                 f"{model.name} is set to run its own Python code (trust_remote_code). If you trust its author, start "
                 "with --allow-remote-code on this computer; shared pages never allow it."
             )
+        self._check_keys(model, parameters)
         backend.check(path, parameters)
         need = backend.memory_needed(path, parameters)
         if need is None:
             return None
         hint = "Lower n_ctx in the Parameters tab, or choose a smaller model."
         return verdict(need, measure(find_gpus()), freed=self._freed_by_unloading(), hint=hint)
+
+    def _check_keys(self, model: Model, parameters: Mapping[str, Any]) -> None:
+        keys = literal_keys(get_backend(model.backend).Parameters, parameters)
+        note(keys.values())
+        if keys and not self.allow_literal_keys:
+            name = next(iter(keys))
+            raise ParameterError(
+                f"The settings of {model.name} hold a key in plain text, which is not used while the page is public. "
+                f"Put it into an environment variable and write {name}: ${{OPENAI_API_KEY}}",
+                name=name,
+            )
 
     def _freed_by_unloading(self) -> int:
         need = self._need if self._engine is not None else None

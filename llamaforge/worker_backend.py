@@ -27,6 +27,7 @@ import psutil
 from . import errors
 from .backends.base import BaseBackend
 from .errors import GenerationError, LlamaForgeError, ModelError
+from .redaction import hide_secrets
 from .types import Chunk, LoadProgress, MemoryNeed, Message, ModelCard, Usage
 from .worker import LONGEST_LINE
 
@@ -346,7 +347,7 @@ class Child:
             reason = f"it did not answer for {HANG_PATIENCE:.0f} seconds."
         elif code == -9:
             reason = "the system ended it, most likely because memory ran out."
-        return ChildEnded(reason, "\n".join(self._stderr))
+        return ChildEnded(reason, hide_secrets("\n".join(self._stderr)))
 
     def _read_replies(self) -> None:
         assert self.process.stdout is not None
@@ -409,6 +410,7 @@ def _error(fields: dict[str, Any]) -> LlamaForgeError:
     """Rebuild an error of ours by the name of its class, without running its constructor."""
     kind = getattr(errors, fields["type"], GenerationError)
     error: LlamaForgeError = kind.__new__(kind)
-    error.args = (fields["message"],)
+    error.args = (hide_secrets(fields["message"]),)
     error.__dict__.update(fields["attributes"])
+    error.details = hide_secrets(error.details)
     return error

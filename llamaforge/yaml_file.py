@@ -178,6 +178,10 @@ class YamlFile:
             line, node = entry[0].start_mark.line + 1, entry[1]
         return line
 
+    def texts(self) -> Iterator[tuple[tuple[str, ...], str, tuple[int, int]]]:
+        """Yield every single value: the names that lead to it, what it is, and where it stands in the text."""
+        yield from _texts((), self._root, self.text)
+
     def error(self, problem: str, *keys: str) -> ConfigError:
         """Return an error that is placed at a key of this file."""
         return ConfigError(problem, file=self.path, line=self.line_of(*keys))
@@ -329,6 +333,21 @@ def _dump(data: dict[str, Any], *, indent: int = 0, flow: bool = False) -> list[
 def _find(node: yaml.Node | None, name: str) -> tuple[yaml.Node, yaml.Node] | None:
     entries = node.value if isinstance(node, yaml.MappingNode) else []
     return next((entry for entry in entries if entry[0].value == name), None)
+
+
+def _texts(
+    names: tuple[str, ...], node: yaml.Node | None, text: str
+) -> Iterator[tuple[tuple[str, ...], str, tuple[int, int]]]:
+    if isinstance(node, yaml.ScalarNode):
+        start, end = node.start_mark.index, node.end_mark.index
+        shown = text[start:end].rstrip()  # a block of lines ends where the next thing begins
+        yield names, "" if node.tag.endswith(":null") else node.value, (start, start + len(shown))
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _texts(names, item, text)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _texts((*names, key.value), value, text)
 
 
 def _put(data: dict[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from llamaforge import (
     LoadProgress,
     Result,
     Status,
+    hide_secrets,
 )
 
 from .conversation import AnswerRunning, Conversation, Turn
@@ -190,7 +191,11 @@ def seconds(value: float) -> str:
 
 
 def notice(text: str, kind: str = "problem", details: str = "") -> str:
-    """Return a sentence as HTML that stands where the cause is, with folded details; empty for no text."""
+    """Return a sentence as HTML that stands where the cause is, with folded details; empty for no text.
+
+    Details, and texts of others that a sentence quotes, may hold keys; the page gets none.
+    """
+    text, details = hide_secrets(text), hide_secrets(details)
     role = "alert" if kind == "problem" else "status"
     more = f"<details><summary>Details</summary><pre>{html.escape(details)}</pre></details>" if details else ""
     return f'<div class="lf-{kind}" role="{role}"><p>{html.escape(text)}</p>{more}</div>' if text else ""

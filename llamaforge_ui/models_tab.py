@@ -16,6 +16,8 @@ from llamaforge import (
     Model,
     ModelError,
     format_bytes,
+    get_backend,
+    hide_secrets,
 )
 
 from .convert import notice
@@ -25,6 +27,7 @@ from .register_form import RegisterForm, build_register_form, wire_register_form
 
 Updates = dict[Any, Any]
 
+NO_KEY = "The copy has no key: one that stands in a file is not written into another."
 NO_MODELS = "No model is registered yet. Register a GGUF file below: its path on this computer is all that is needed."
 
 
@@ -172,7 +175,7 @@ def _wire_editor(tab: ModelsTab, actions: Actions) -> None:
     def edit(values: Updates, request: gr.Request) -> Updates:
         name = values[parts.list]
         page.forge.model(name)
-        text, digest = page.forge.config.raw(name)
+        text, digest = page.forge.config.shown(name)
         return _closed(tab) | {
             parts.editor: gr.update(visible=True),
             parts.text: gr.update(value=text, label=f"{name}.yaml"),
@@ -181,7 +184,8 @@ def _wire_editor(tab: ModelsTab, actions: Actions) -> None:
 
     def written(values: Updates, name: str, digest: str | None, *, overwrite: bool = False) -> Updates:
         try:
-            page.forge.config.save_text(name, values[parts.text], digest=digest, overwrite=overwrite)
+            _require_asked_address(page, name, values[parts.text])
+            page.forge.config.save_shown(name, values[parts.text], digest=digest, overwrite=overwrite)
         except ConfigConflict:
             text = f"{name}.yaml was changed elsewhere since you opened it. Your text is kept here."
             return {parts.notice: notice(text), parts.overwrite: gr.update(visible=True)}
@@ -204,7 +208,15 @@ def _wire_editor(tab: ModelsTab, actions: Actions) -> None:
 
     @page.access.handler("owner")
     def save_copy(values: Updates, request: gr.Request) -> Updates:
-        return written(values, page.forge.config.free_name(values[opened][0]), None)
+        name, text = values[opened][0], values[parts.text]
+        try:
+            _require_asked_address(page, name, text)
+            copy = page.forge.config.save_copy(name, text)
+        except LlamaForgeError as error:
+            return {parts.notice: notice(f"Not saved. {error}")}
+        page.forge.changed()
+        hint = f"Saved {copy.name}.yaml.{_left_out(copy, text)}"
+        return _closed(tab) | tab.view(copy.name) | {parts.notice: notice(hint, "hint")}
 
     @page.access.handler("owner")
     def close(request: gr.Request) -> Updates:
@@ -246,19 +258,34 @@ def _wire_removal(tab: ModelsTab, actions: Actions) -> None:
     @page.access.handler("owner")
     def duplicate(values: Updates, request: gr.Request) -> Updates:
         name = values[parts.list]
-        copy = page.forge.config.free_name(name)
         try:
-            page.forge.config.save_text(copy, page.forge.config.raw(name)[0], digest=None)
+            text = page.forge.config.shown(name)[0]
+            copy = page.forge.config.save_copy(name, text)
         except LlamaForgeError as error:
             return {parts.notice: notice(f"Not duplicated. {error}")}
         page.forge.changed()
-        return _closed(tab) | tab.view(copy) | {parts.notice: notice(f"{copy!r} is a copy of {name!r}.", "hint")}
+        hint = f"{copy.name!r} is a copy of {name!r}.{_left_out(copy, text)}"
+        return _closed(tab) | tab.view(copy.name) | {parts.notice: notice(hint, "hint")}
 
     outputs = [*parts, tab.bar.parts.select]
     actions.remove.click(ask, {parts.list}, outputs, **at_once())
     actions.yes.click(remove, {parts.list}, outputs, **at_once())
     actions.no.click(keep, None, outputs, **at_once())
     actions.duplicate.click(duplicate, {parts.list}, outputs, **at_once())
+
+
+def _require_asked_address(page: Page, name: str, typed: str) -> None:
+    """Whoever uses a public page may keep the address in a model's file, but choose none in the owner's network."""
+    if not page.access.public:
+        return
+    old, new = page.forge.config.models.get(name), page.forge.config.model_in(name, typed)
+    if new.problem is None and (old is None or old.parameters.get("api_base") != new.parameters.get("api_base")):
+        get_backend(new.backend)().require_public(new.parameters)
+
+
+def _left_out(copy: Model, text: str) -> str:
+    """Return a sentence on the keys that a copy of a shown text has not."""
+    return f" {NO_KEY}" if copy.file is not None and copy.file.text != text else ""
 
 
 def _closed(tab: ModelsTab) -> Updates:
@@ -282,5 +309,9 @@ def _size(page: Page, model: Model) -> str:
 
 
 def _table(facts: dict[str, str]) -> str:
-    rows = (f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items() if v)
+    rows = (
+        f"<tr><th>{html.escape(k)}</th><td>{html.escape(hide_secrets(str(v)))}</td></tr>"
+        for k, v in facts.items()
+        if v
+    )
     return f'<table class="lf-card">{"".join(rows)}</table>'

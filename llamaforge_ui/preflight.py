@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from llamaforge import GuestLimits, LlamaForge, Model, describe, get_backend
+from llamaforge import GuestLimits, LlamaForge, get_backend, literal_keys
 
 from .gate import OWNER_PAGE
 from .guests import may_use
@@ -51,7 +51,7 @@ def _models(forge: LlamaForge, first: str | None) -> Iterator[Finding]:
     for model in forge.models():
         if model.problem is not None:
             continue
-        if has_plain_key(model):
+        if literal_keys(get_backend(model.backend).Parameters, model.parameters):
             yield Finding(
                 "red",
                 f"models/{model.name}.yaml has a key in plain text. Put it into an environment variable and write "
@@ -61,12 +61,6 @@ def _models(forge: LlamaForge, first: str | None) -> Iterator[Finding]:
             yield Finding("yellow", f"Guests may use {model.name}: what they ask is billed to its key.")
         elif model.name == first and not may_use(model):
             yield Finding("yellow", f"Guests may not use {model.name}. To let them: guests: true in its file.")
-
-
-def has_plain_key(model: Model) -> bool:
-    """Tell whether a secret itself stands in a model's file, rather than the name of a variable."""
-    secret = [info.name for info in describe(get_backend(model.backend).Parameters).values() if info.secret]
-    return any(not str(model.parameters.get(name) or "${").startswith("${") for name in secret)
 
 
 class Address(NamedTuple):

@@ -95,6 +95,8 @@ class RegisterForm:
             "api_base": (values[parts.api_base] or "").strip(),
             "api_key": f"${{{variable}}}" if variable else "",
         }
+        if self.page.access.public:
+            _backend(values[parts.backend]).require_public(chosen)
         return {key: value for key, value in chosen.items() if value}
 
 

@@ -73,6 +73,9 @@ class BaseBackend:
         """Return the names of a service's models; one request, nothing need be loaded."""
         return ()
 
+    def require_public(self, parameters: Mapping[str, Any]) -> None:
+        """Raise where parameters that somebody typed into a public page would have it ask the owner's network."""
+
     def secrets(self, path: str) -> Sequence[str]:
         """Return the names of secret environment variables without which a child process cannot load this model."""
         return ()

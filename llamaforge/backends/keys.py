@@ -9,18 +9,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from urllib.parse import quote
 
 from ..errors import ParameterError
+from ..redaction import HIDDEN, redact, without_bearer
 from ..text_stream import clean_text
 
 LONGEST_KEY = 4096
 LONGEST_SENTENCE = 300
-SHORTEST_SECRET = 8  # "none", "EMPTY" and "ollama" are keys too, and ordinary words
-HIDDEN = "[hidden]"
 
 _VARIABLE = re.compile(r"\$\{([A-Z][A-Z0-9_]{0,63}_API_KEY)\}")
-_LOOKS_LIKE_A_KEY = re.compile(r"\b(?:sk-|hf_)[\w*.-]{4,}|\bbearer\s+[^\s\"',;]{4,}", re.IGNORECASE)
 
 
 class Key:
@@ -82,7 +79,7 @@ class Key:
 
 def _checked(text: str, whose: str) -> str:
     """Return a key without "Bearer " before it."""
-    key = re.sub(r"^bearer\s+", "", text, flags=re.IGNORECASE)
+    key = without_bearer(text)
     if len(key) > LONGEST_KEY:
         raise _problem(f"{whose} is longer than 4 KB. Copy it again.")
     if "\n" in key or "\r" in key:
@@ -94,14 +91,6 @@ def _checked(text: str, whose: str) -> str:
 
 def _problem(sentence: str) -> ParameterError:
     return ParameterError(sentence, name="api_key")
-
-
-def redact(text: str, keys: Iterable[str]) -> str:
-    """Return a text in which keys, and what looks like one, are hidden."""
-    for key in sorted((key for key in keys if len(key) >= SHORTEST_SECRET), key=len, reverse=True):
-        for form in (key, quote(key, safe="")):
-            text = text.replace(form, HIDDEN)
-    return _LOOKS_LIKE_A_KEY.sub(HIDDEN, text)
 
 
 def plain(text: str, keys: Iterable[str], longest: int = LONGEST_SENTENCE) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import ModelError, NoModelLoaded
 from ..types import Chunk, Message, ModelCard
 from .base import BaseBackend
-from .openai_address import DEFAULT_ADDRESS, DEFAULT_PARALLEL, DEFAULT_TIMEOUT, Endpoint, endpoint_of
+from .openai_address import DEFAULT_ADDRESS, DEFAULT_PARALLEL, DEFAULT_TIMEOUT, Endpoint, endpoint_of, require_public
 from .openai_request import EXTRA
 from .openai_service import Service, require_package
 from .parameters import SamplingParameters, generate, load, shared
@@ -185,6 +185,9 @@ class OpenAIBackend(BaseBackend):
     def service_models(self, parameters: Mapping[str, Any]) -> Sequence[str]:
         require_package()
         return service_models(parameters)
+
+    def require_public(self, parameters: Mapping[str, Any]) -> None:
+        require_public(parameters.get("api_base"))
 
     def list_models(self) -> list[str]:
         """Return the names of the models at the service of the loaded one."""

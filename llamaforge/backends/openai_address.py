@@ -82,6 +82,32 @@ def endpoint_of(parameters: Mapping[str, Any]) -> Endpoint:
     return endpoint
 
 
+def require_public(api_base: str | None) -> None:
+    """Raise where an address leads to this computer or its network, as who uses a public page may not choose one.
+
+    What a name leads to is asked of the network. A model's own file may name such an address.
+
+    Raises:
+        ParameterError: it does, or is no address at all.
+    """
+    host = _parsed(api_base or DEFAULT_ADDRESS).hostname or ""
+    address = _literal_address(host)
+    if _is_near(host, address) or not all(each.is_global for each in ([address] if address else _addresses(host))):
+        raise _problem(
+            f"{host} is this computer or in its network, which a public page does not ask. "
+            f"To use it, write it into the model's file by hand: api_base: {api_base}"
+        )
+
+
+def _addresses(host: str) -> list[Network]:
+    """Return what a name leads to; nothing where it is not known, as nothing can be asked there either."""
+    try:
+        found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+    except (OSError, UnicodeError):
+        return []
+    return [address for address in map(_literal_address, found) if address is not None]
+
+
 def tls_context(endpoint: Endpoint) -> ssl.SSLContext | None:
     """Return what checks the server's certificate where a `ca_bundle` is to be trusted too, else None.
 

@@ -164,6 +164,11 @@ def _info(name: str, field: FieldInfo) -> ParameterInfo:
     )
 
 
+def secret_names(schema: type[Parameters]) -> list[str]:
+    """Return the names of the parameters that hold secrets."""
+    return [name for name, info in describe(schema).items() if info.secret]
+
+
 def _without_none(annotation: Any) -> Any:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return next(arg for arg in typing.get_args(annotation) if arg is not type(None))
