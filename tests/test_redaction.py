@@ -12,7 +12,7 @@ from worker_kit import ask, isolated, result_of
 
 from llamaforge import Config, GenerationError, LlamaForge, LlamaForgeError, ModelError, register_backend
 from llamaforge.redaction import HIDDEN, hide_secrets, known_secrets, note
-from llamaforge_ui.convert import notice, problem_of
+from llamaforge_ui.convert import notice, sentence_for
 
 SECRET = "canary/5e1f & 0c2b+7a9d"
 LOUD = """
@@ -160,7 +160,7 @@ def test_an_error_of_somebodys_backend_is_told_without_the_key(tmp_path: Path) -
 
 def test_the_page_shows_no_secret_in_errors_and_details() -> None:
     error = GenerationError(f"It said {SECRET}.", details=f"line 1\nBearer {CANARY}")
-    shown = notice(problem_of(error), details=error.details)
+    shown = notice(sentence_for("owner", error), details=error.details)
     assert SECRET not in shown and CANARY not in shown and "0c2b" not in shown
     assert f"It said {HIDDEN}." in shown and f"line 1\n{HIDDEN}" in shown
 
