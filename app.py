@@ -119,8 +119,8 @@ def _launch(forge: LlamaForge, flags: argparse.Namespace, first: str | None) -> 
         hosts.names.add(urlsplit(shared).hostname or "")
     elif flags.share:
         print(f"No share link could be made. LlamaForge still runs at {here}")
-    pages.guests.address = shared or _address_for_others(flags)
-    address = ui.Address(here, pages.guests.address, share=bool(shared))
+    pages.guests.address = shared or (_address_for_others(flags) if public else "")
+    address = ui.Address(here, pages.guests.address or None, share=bool(shared))
     print(ui.announcement(address, forge.config.settings.guests, said, public=public), flush=True)
     return pages.front
 

@@ -13,9 +13,10 @@ from gradio.events import api
 from llamaforge import EmptyPrompt, Generation, GenerationError, LlamaForgeError, clean_text
 
 from .conversation import AnswerRunning, Conversation, JustSent, Start
-from .convert import LATEX, as_markdown, chatbot_value, exact, harmless, notice, shown_messages
+from .convert import as_markdown, chatbot_value, notice, shown_messages
 from .live_turn import Frame, frames
 from .page import Page, at_once, unlisted
+from .plain_text import LATEX, exact, harmless
 
 Updates = dict[Any, Any]
 

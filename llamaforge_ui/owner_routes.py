@@ -19,6 +19,7 @@ NO_OWNER = (
     "This page has no owner's login. It has one when LLAMAFORGE_OWNER_PASSWORD is set as it starts: in the "
     "environment, on a Space as a secret."
 )
+ALWAYS_HTTPS = (".gradio.live", ".hf.space")
 UNENCRYPTED = "This connection is not encrypted: others in this network can read what you type."
 
 
@@ -74,7 +75,8 @@ def _page(request: Request, access: Access, problem: str, status: int = 200) -> 
 
 def _is_https(request: Request) -> bool:
     # A tunnel and a Space end TLS before us; where somebody forges this, only their own cookie is the worse for it.
-    return "https" in (request.url.scheme, request.headers.get("x-forwarded-proto", ""))
+    named = (request.url.hostname or "").endswith(ALWAYS_HTTPS)
+    return named or "https" in (request.url.scheme, request.headers.get("x-forwarded-proto", ""))
 
 
 def _is_here(request: Request) -> bool:
