@@ -116,8 +116,10 @@ def _launch(forge: LlamaForge, flags: argparse.Namespace, first: str | None) -> 
         hosts.names.add(urlsplit(shared).hostname or "")
     elif flags.share:
         print(f"No share link could be made. LlamaForge still runs at {here}")
-    pages.guests.address = shared or _address_for_others(flags)
-    address = ui.Address(here, pages.guests.address, share=bool(shared))
+    address = ui.Address(here, shared or _address_for_others(flags), share=bool(shared))
+    if "SPACE_ID" in os.environ and (name := os.environ.get("SPACE_HOST")):
+        address = ui.Address(f"https://{name}", f"https://{name}", share=False)
+    pages.guests.address = address.others or ""
     print(ui.announcement(address, forge.config.settings.guests, said, public=public), flush=True)
     return pages.front
 
