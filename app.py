@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import gradio as gr
 
     from llamaforge import LlamaForge
+    from llamaforge_ui import Address
 
 HERE = Path(__file__).parent
 PORT = 7860
@@ -119,10 +120,19 @@ def _launch(forge: LlamaForge, flags: argparse.Namespace, first: str | None) -> 
         hosts.names.add(urlsplit(shared).hostname or "")
     elif flags.share:
         print(f"No share link could be made. LlamaForge still runs at {here}")
-    pages.guests.address = shared or (_address_for_others(flags) if public else "")
-    address = ui.Address(here, pages.guests.address or None, share=bool(shared))
+    address = _address_of(flags, here, shared, public)
+    pages.guests.address = address.others or ""
     print(ui.announcement(address, forge.config.settings.guests, said, public=public), flush=True)
     return pages.front
+
+
+def _address_of(flags: argparse.Namespace, here: str, shared: str | None, public: bool) -> Address:
+    from llamaforge_ui import Address
+
+    if "SPACE_ID" in os.environ and (name := os.environ.get("SPACE_HOST")):
+        return Address(f"https://{name}", f"https://{name}", share=False)
+    others = shared or (_address_for_others(flags) if public else None)
+    return Address(here, others, share=bool(shared))
 
 
 def _may_be_shared(forge: LlamaForge, flags: argparse.Namespace, first: str | None) -> bool:

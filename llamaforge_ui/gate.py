@@ -38,6 +38,7 @@ ROUTES: dict[Role, dict[str, re.Pattern[str]]] = {
         "POST": re.compile(f"{CALL}|{CALL_BY_NAME}"),
     },
 }
+STARTUP = "/gradio_api/startup-events"
 OUR_ROUTES = {("GET", OWNER_PAGE), ("HEAD", OWNER_PAGE), ("POST", OWNER_PAGE), ("POST", f"{OWNER_PAGE}/logout")}
 GRADIOS_OWN = re.compile(r"/(gradio_api|monitoring|login|logout|owner|file|proxy|upload|run|api|queue)\b.*")
 
@@ -156,6 +157,8 @@ class Gate:
 
     def _needs_login(self, path: str) -> bool:
         """Tell whether a path is the owner's: below /owner, and all of it where nobody else is to come."""
+        if path == STARTUP:
+            return False  # Gradio asks itself for it as it starts, and has no cookie; it tells nothing
         return path.startswith(f"{OWNER_PAGE}/") or not self._access.public
 
 

@@ -69,7 +69,8 @@ def owner_routes(access: Access) -> list[Route]:
 
 def _page(request: Request, access: Access, problem: str, status: int = 200) -> Response:
     hint = UNENCRYPTED if access.login is not None and not _is_https(request) and not _is_here(request) else ""
-    text = PAGE.substitute(problem=html.escape(problem), hint=hint, form="" if access.login is not None else "hidden")
+    form, chat = "" if access.login is not None else "hidden", "" if access.public else "hidden"
+    text = PAGE.substitute(problem=html.escape(problem), hint=hint, form=form, chat=chat)
     return HTMLResponse(text, status, headers={"Cache-Control": "no-store"})
 
 

@@ -90,6 +90,9 @@ def announcement(address: Address, limits: GuestLimits, passphrase: str | None, 
             f"  {limits.message_characters:,} characters a message, {limits.max_tokens:,} tokens and "
             f"{limits.answer_seconds} s an answer, {limits.messages_per_10_minutes} messages in 10 minutes, "
             f"{limits.all_messages_per_10_minutes} from all of them.",
-            SHARE_LINK if address.share else PLAIN_HTTP,
         ]
+        if address.share:
+            lines.append(SHARE_LINK)
+        elif not (address.others or "").startswith("https://"):
+            lines.append(PLAIN_HTTP)
     return "\n".join(lines)

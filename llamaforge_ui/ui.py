@@ -53,6 +53,7 @@ def _build(page: Page) -> gr.Blocks:
             _build_owner_page(page, blocks)
         else:
             _build_guest_page(page, blocks)
+    blocks.space_id = None  # on a Space, Gradio's page would ask other hosts for a header and fonts
     # /run would bypass the queue and its limits.
     blocks.queue(api_open=False, default_concurrency_limit=40, max_size=64 if page.for_owner else 16)
     return blocks

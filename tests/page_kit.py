@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
-from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, Playwright, Request, expect
+from playwright.sync_api import Browser, BrowserContext, BrowserType, Dialog, Locator, Page, Request, expect
 
 ROOT = Path(__file__).parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -32,6 +32,7 @@ BROWSER_FLAGS = (
 )
 PATIENCE = 15_000  # milliseconds; two busy cores may be slow, only what is promised is measured
 START_SECONDS = 90
+SPACE_PORT = 7860  # its address says none
 expect.set_options(timeout=PATIENCE)
 
 
@@ -106,10 +107,11 @@ class App:
         self.loaded: str | None = None  # what the tests loaded last, to load no model twice
         (self.config / "models").mkdir(parents=True, exist_ok=True)
 
-    def start(self, *flags: str) -> App:
+    def start(self, *flags: str, env: Mapping[str, str] | None = None) -> App:
         places = ("--config", str(self.config), "--data", str(self.folder / "data"), "--port", str(free_port()))
-        self.program = Program(*places, *flags)
-        self.url = self.program.wait_until_up()
+        self.program = Program(*places, *flags, env=env)
+        # By number: what listens everywhere says a name, and Watch knows only this one.
+        self.url = f"http://127.0.0.1:{urlsplit(self.program.wait_until_up()).port or SPACE_PORT}"
         return self
 
     def restart(self) -> None:
@@ -128,10 +130,10 @@ class App:
         return file
 
 
-def launch_browser(playwright: Playwright) -> Browser:
+def launch_browser(chromium: BrowserType, *flags: str) -> Browser:
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     assert path is not None, f"The browser tests need one of {', '.join(BROWSERS)}. Install it: apt install chromium."
-    return playwright.chromium.launch(executable_path=path, args=[*BROWSER_FLAGS])
+    return chromium.launch(executable_path=path, args=[*BROWSER_FLAGS, *flags])
 
 
 # What Gradio's own client says about the stream that it aborts when its page is left.
@@ -335,10 +337,10 @@ def edit_message(page: Page, row: str, text: str) -> None:
 
 
 @contextlib.contextmanager
-def running(app: App) -> Iterator[App]:
+def running(app: App, *flags: str, env: Mapping[str, str] | None = None) -> Iterator[App]:
     """Run an app; it must end cleanly."""
     try:
-        yield app.start()
+        yield app.start(*flags, env=env)
     finally:
         code = app.program.stop()
     assert code == 0, app.program.output

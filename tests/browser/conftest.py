@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 @pytest.fixture(scope="package")  # Playwright keeps an event loop running, which other tests could not stand
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = launch_browser(playwright)
+        browser = launch_browser(playwright.chromium)
         yield browser
         browser.close()
 
