@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 OWNER_PAGE = "/owner"
 SPACES_HOST = ".hf.space"
 SPACES_FRAME = "https://huggingface.co"
+TOO_LARGE = 413
 LARGEST_BODY: dict[Role, int] = {"guest": 2**20, "owner": 8 * 2**20}
 
 # Every route that is open, and to whom. Nothing else that Gradio serves is: uploads, files, proxy, API pages, calls by
@@ -121,12 +122,14 @@ class Gate:
         role = self._access.role(request)
         refusal = self._refusal(request, role)
         if refusal is not None:
+            if refusal.status_code != TOO_LARGE:
+                await _read_away(receive)
             await refusal(scope, receive, send)
             return
         try:
             await self._app(scope, _bounded(receive, LARGEST_BODY[role]), send)
         except TooLarge:
-            await refuse(413, "This is too large.")(scope, receive, send)
+            await refuse(TOO_LARGE, "This is too large.")(scope, receive, send)
 
     def _refusal(self, request: Request, role: Role) -> Response | None:
         host, origin = request.headers.get("host"), request.headers.get("origin")
@@ -136,7 +139,7 @@ class Gate:
         if origin is not None and not self._hosts.allow_origin(origin, host):
             return refuse(403, "Another page may not use this one.")
         if int(request.headers.get("content-length") or 0) > LARGEST_BODY[role]:
-            return refuse(413, "This is too large.")
+            return refuse(TOO_LARGE, "This is too large.")
         return self._closed(request, role)
 
     def _closed(self, request: Request, role: Role) -> Response | None:
@@ -165,6 +168,16 @@ class Gate:
 def refuse(status: int, sentence: str) -> Response:
     """Return a short answer that Gradio's own script can read too."""
     return JSONResponse({"error": sentence, "detail": sentence}, status)
+
+
+async def _read_away(receive: Receive) -> None:
+    """Read a body that nobody wants: left unread, it would break the connection under the sentence that refuses it."""
+    size = 0
+    while size <= LARGEST_BODY["guest"]:
+        message = await receive()
+        size += len(message.get("body", b""))
+        if not message.get("more_body"):
+            return
 
 
 def _bounded(receive: Receive, most: int) -> Receive:

@@ -448,3 +448,23 @@ def test_one_guest_neither_cancels_nor_reads_anothers_answer(shared: Shared) -> 
         assert "word" not in eve.http.get("/gradio_api/queue/data", params={"session_hash": "guessed"}).text
     assert eve.http.get(f"/gradio_api/call/chat/{joined['event_id']}").status_code == 403
     assert ("word " * 60).strip() in ada.read()
+
+
+def test_a_thousand_messages_of_many_sessions_are_held_back_and_the_owner_goes_on(tmp_path: Path) -> None:
+    folder = write_models(tmp_path / "configs")
+    (folder / "settings.yaml").write_text("guests:\n  all_messages_per_10_minutes: 40\n", "utf-8")
+    flags = ("--config", str(folder), "--host", "0.0.0.0", "--port", str(free_port()), "--model", "open-model")
+    program = Program(*flags, env={"LLAMAFORGE_OWNER_PASSWORD": PASSPHRASE})
+    program.wait_until_up()
+    url = f"http://127.0.0.1:{flags[5]}"
+    guest = Guest(url)
+    until(lambda: "lf-ready" in guest.call("look"))
+    number = guest.number("chat")
+    for session in range(1000):
+        body = {"data": ["Hello"], "fn_index": number, "session_hash": f"session {session}"}
+        guest.http.post("/gradio_api/queue/join", json=body)
+    assert "Many people are chatting right now. Wait " in guest.join(number, "Hello")
+    owner = Guest(f"{url}/owner", "the owner", Cookie=f"{COOKIE}={log_in(url).cookies[COOKIE]}")
+    assert "Still here" in owner.join("chat", "Still here")
+    assert program.stop() == 0
+    assert "Traceback" not in program.output
