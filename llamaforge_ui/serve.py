@@ -73,7 +73,8 @@ def _app_options(site: Site, common: dict[str, Any]) -> dict[str, Any]:
         "docs_url": None,
         "redoc_url": None,
         "openapi_url": None,
-        "exception_handlers": {RequestValidationError: _not_understood},
+        # A KeyError is what Gradio has for an event that there is not; it would fill the terminal with tracebacks.
+        "exception_handlers": {RequestValidationError: _not_understood, KeyError: _not_understood},
     }
     routes: list[BaseRoute] = [*owner_routes(site.access)]
     lifespan = None

@@ -14,7 +14,7 @@ from test_openai_server import llama_server  # noqa: F401 - a fixture
 from tiny_gguf import DEFAULT_ANSWER
 from tiny_hf import write_tiny_hf
 
-PAGES = ("README.md", "docs/guides/backends.md")
+PAGES = ("README.md", "docs/guides/backends.md", "docs/security.md", "docs/space.md")
 BLOCK = re.compile(r"^```(python|yaml)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FILE = re.compile(r"# (configs/[\w/.-]+\.(?:py|yaml))\b")
 ADDRESS = "http://127.0.0.1:8080/v1"
