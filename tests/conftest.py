@@ -1,4 +1,7 @@
-"""What every test stands on: real tiny models, a config folder of its own, no network, no LLAMAFORGE_* variables."""
+"""What every test stands on: real tiny models, a config folder of its own, no network, no LLAMAFORGE_* variables.
+
+And secrets in the environment, which are nowhere else when all tests are done.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import canary_kit  # first of ours: it sets the secrets
 import pytest
 from hub_stand_in import Hub, hub_stand_in
 from openai_kit import backend, canary, connect, server  # noqa: F401 - fixtures
@@ -17,7 +21,25 @@ from tiny_gguf import COUNTING_ANSWER, write_tiny_gguf
 
 from llamaforge import LlamaForge, backends
 
+SCREENSHOTS = Path(__file__).parent / "screenshots"
+CANARY_PLACES = pytest.StashKey[list[str]]()
 ONE_THREAD = {"n_threads": 1}  # llama.cpp's threads spin, so more of them than free cores cost seconds
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run where a canary came out: into a file, the output of a program, an answer or a page."""
+    factory: pytest.TempPathFactory = session.config._tmp_path_factory  # type: ignore[attr-defined]
+    folders = [SCREENSHOTS, *([factory._basetemp] if factory._basetemp else [])]
+    places = [*canary_kit.found, *(file for folder in folders for file in canary_kit.files_with_canaries(folder))]
+    if places:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        session.config.stash[CANARY_PLACES] = places
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    for place in config.stash.get(CANARY_PLACES, []):
+        terminalreporter.write_line(f"FAILED A secret of the environment came out: {place}", red=True)
 
 
 @pytest.fixture(scope="session")

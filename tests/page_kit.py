@@ -18,7 +18,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
-from playwright.sync_api import Browser, BrowserContext, BrowserType, Dialog, Locator, Page, Request, expect
+from canary_kit import look_at
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    BrowserType,
+    Dialog,
+    Error,
+    Locator,
+    Page,
+    Request,
+    Response,
+    expect,
+)
 
 ROOT = Path(__file__).parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -94,6 +106,7 @@ class Program:
                 with self._said:
                     self.output += line
                     self._said.notify_all()
+        look_at(self.output, f"output of app.py {' '.join(map(str, self.process.args[2:]))}")  # type: ignore[index]
         with self._said:
             self._said.notify_all()
 
@@ -136,18 +149,22 @@ def launch_browser(chromium: BrowserType, *flags: str) -> Browser:
     return chromium.launch(executable_path=path, args=[*BROWSER_FLAGS, *flags])
 
 
+TEXTS = ("text/", "json", "javascript", "xml")  # as in "Content-Type: application/json"
 # What Gradio's own client says about the stream that it aborts when its page is left.
 LEAVING = ("AbortError: signal is aborted without reason", "Unexpected error Connection errored out")
 
 
 class Watch:
-    """Notes what no page may do: errors, dialogs, and requests that leave the machine."""
+    """Notes what no page may do: errors, dialogs, requests that leave the machine, and secrets in what it is sent."""
 
     def __init__(self, context: BrowserContext) -> None:
         self.seen: list[str] = []
+        self.secrets: list[bytes] = []  # of a test, beside the canaries
+        self.searched = 0
         context.on("console", lambda message: self._note("console", message.text) if message.type == "error" else None)
         context.on("weberror", lambda error: self._note("page error", str(error.error)))
         context.on("request", self._look_at)
+        context.on("response", self._read)
         context.on("dialog", self._close)
 
     def forget_leaving(self) -> None:
@@ -161,6 +178,24 @@ class Watch:
         address = urlsplit(request.url)
         if address.scheme not in ("data", "blob") and address.hostname != "127.0.0.1":
             self._note("request", request.url)
+
+    def _read(self, response: Response) -> None:
+        kind = response.headers.get("content-type", "")
+        if not any(text in kind for text in TEXTS):
+            return
+        with contextlib.suppress(Error):  # the page was left meanwhile
+            self._search(response.body(), f"response from {urlsplit(response.url).path}")
+
+    def look_at_pages(self, context: BrowserContext) -> None:
+        """Search what the pages show now, which may have come by a stream that has no end yet."""
+        for page in context.pages:
+            self._search(page.content().encode(), "page")
+
+    def _search(self, text: bytes, place: str) -> None:
+        self.searched += 1
+        look_at(text, place)
+        if any(secret in text for secret in self.secrets):
+            self._note("secret", place)
 
     def _close(self, dialog: Dialog) -> None:
         self._note("dialog", dialog.message)

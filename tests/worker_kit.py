@@ -10,6 +10,7 @@ from typing import Any
 
 import fault_backend
 import psutil
+from canary_kit import look_at
 from scripted import PATIENCE, until
 
 from llamaforge import Generation, LlamaForge, Result, register_backend
@@ -64,6 +65,9 @@ def begun(generation: Generation, pieces: int = 1) -> Generation:
 def result_of(generation: Generation, seconds: float = PATIENCE) -> Result:
     result = generation.wait(seconds)
     assert result is not None, f"no end within {seconds} s"
+    look_at(
+        f"{result.text} {result.error} {getattr(result.error, 'details', '')}", "an answer, or a worker's last lines"
+    )
     return result
 
 

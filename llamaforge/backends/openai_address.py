@@ -90,7 +90,9 @@ def require_public(api_base: str | None) -> None:
     Raises:
         ParameterError: it does, or is no address at all.
     """
-    host = _parsed(api_base or DEFAULT_ADDRESS).hostname or ""
+    if not api_base:
+        return
+    host = _parsed(api_base).hostname or ""
     address = _literal_address(host)
     if _is_near(host, address) or not all(each.is_global for each in ([address] if address else _addresses(host))):
         raise _problem(

@@ -37,6 +37,7 @@ def context(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Browse
 def watch(context: BrowserContext) -> Iterator[Watch]:
     watch = Watch(context)
     yield watch
+    watch.look_at_pages(context)
     assert watch.seen == []
 
 
