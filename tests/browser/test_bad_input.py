@@ -33,7 +33,7 @@ from page_kit import (
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 from tiny_gguf import COUNTING_ANSWER, damaged_variants, write_tiny_gguf
 
-from llamaforge_ui.convert import JOINER, harmless
+from llamaforge_ui.plain_text import JOINER, harmless
 
 UNUSABLE = {
     "empty.gguf": "empty.gguf is empty. Download it again.",
