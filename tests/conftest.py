@@ -19,7 +19,7 @@ from hub_stand_in import Hub, hub_stand_in
 from openai_kit import backend, canary, connect, server  # noqa: F401 - fixtures
 from tiny_gguf import COUNTING_ANSWER, write_tiny_gguf
 
-from llamaforge import LlamaForge, backends
+from llamaforge import LlamaForge, backends, redaction
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 CANARY_PLACES = pytest.StashKey[list[str]]()
@@ -131,6 +131,12 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def registry_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Backends that a test registers are gone after it."""
     monkeypatch.setattr(backends, "_registry", dict(backends._registry))
+
+
+@pytest.fixture(autouse=True)
+def no_key_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys that a test's models hold are hidden in that test alone."""
+    monkeypatch.setattr(redaction, "_noted", set())
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 
 from llamaforge import LlamaForge, ParameterError
 from llamaforge_ui import Access
+from llamaforge_ui.guests import Guests
 from llamaforge_ui.models_tab import _require_asked_address
 from llamaforge_ui.page import Page
 from llamaforge_ui.register_form import RegisterForm, build_register_form
@@ -27,7 +28,8 @@ pytestmark = [
 def page_of(folder: Path, *, local: bool) -> Page:
     (folder / "models").mkdir()
     (folder / "models" / "mine.yaml").write_text(TEXT.format(INSIDE), "utf-8")
-    return Page(LlamaForge(folder), Access(local=local))
+    forge = LlamaForge(folder)
+    return Page(forge, Access(public=not local), Guests(forge), "owner")
 
 
 def form_of(page: Page) -> tuple[RegisterForm, dict[Any, Any]]:
