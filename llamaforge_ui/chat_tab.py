@@ -15,7 +15,7 @@ from llamaforge import EmptyPrompt, Generation, GenerationError, LlamaForgeError
 from .conversation import AnswerRunning, Conversation, JustSent, Start
 from .convert import as_markdown, chatbot_value, notice, shown_messages
 from .live_turn import Frame, frames
-from .page import Page, at_once, unlisted
+from .page import Page, at_once, shown, unlisted
 from .plain_text import LATEX, exact, harmless
 
 Updates = dict[Any, Any]
@@ -77,8 +77,8 @@ class ChatTab:
         writing = conversation.running is not None
         there = bool(conversation.turns)
         return {
-            parts.send: gr.update(visible=not writing),
-            parts.stop: gr.update(visible=writing),
+            parts.send: gr.update(elem_classes=shown(not writing)),
+            parts.stop: gr.update(elem_classes=shown(writing)),
             parts.regenerate: gr.update(interactive=there and not writing),
             parts.undo: gr.update(interactive=there and not writing),
         }
@@ -214,7 +214,7 @@ def _components(page: Page) -> ChatParts:
                 container=False,
             )
             send = gr.Button("Send", elem_id="send", variant="primary", scale=1, min_width=88)
-            stop = gr.Button("Stop", elem_id="stop", variant="stop", scale=1, min_width=88, visible=False)
+            stop = gr.Button("Stop", elem_id="stop", variant="stop", scale=1, min_width=88, elem_classes=shown(False))
         with gr.Row(elem_id="chat-actions"):
             regenerate = gr.Button("Regenerate", elem_id="regenerate", size="sm", min_width=80, interactive=False)
             undo = gr.Button("Undo", elem_id="undo", size="sm", min_width=60, interactive=False)

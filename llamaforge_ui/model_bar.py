@@ -13,7 +13,7 @@ import gradio as gr
 from llamaforge import LlamaForgeError, LoadSuperseded
 
 from .convert import notice, status_line
-from .page import Page, unlisted
+from .page import Page, shown, unlisted
 
 POLL_SECONDS = 2
 DRAW_SECONDS = 0.4
@@ -51,7 +51,7 @@ class ModelBar:
                 value="Cancel" if status.state == "loading" else "Unload", interactive=status.state != "empty"
             ),
             self.parts.notice: self._notices(),
-            self.parts.force: gr.update(visible=False),
+            self.parts.force: gr.update(elem_classes=shown(False)),
         }
 
     async def load(self, name: str | None, request: gr.Request, *, force: bool) -> AsyncIterator[Updates]:
@@ -67,7 +67,8 @@ class ModelBar:
         try:
             warning = await asyncio.to_thread(self.page.forge.check_model, name, settings)
             if warning and not force:
-                yield {self.parts.notice: notice(warning, "warning"), self.parts.force: gr.update(visible=True)}
+                offered = gr.update(elem_classes=shown(True))
+                yield {self.parts.notice: notice(warning, "warning"), self.parts.force: offered}
                 return
             loading = asyncio.ensure_future(asyncio.to_thread(self.page.forge.load_model, name, settings))
             while not (await asyncio.wait({loading}, timeout=DRAW_SECONDS))[0]:
@@ -126,7 +127,7 @@ def build_model_bar(page: Page) -> ModelBar:
         load = gr.Button("Load", elem_id="load-model", variant="primary", size="sm", scale=0, min_width=70)
         unload = gr.Button("Unload", elem_id="unload-model", size="sm", scale=0, min_width=70)
     notice_line = gr.HTML(elem_id="model-notice", elem_classes="lf-notice")
-    force = gr.Button("Load anyway", elem_id="load-anyway", size="sm", visible=False)
+    force = gr.Button("Load anyway", elem_id="load-anyway", size="sm", elem_classes=shown(False))
     bar = ModelBar(page, BarParts(select, status, load, unload, notice_line, force))
     _wire_loading(bar)
     return bar

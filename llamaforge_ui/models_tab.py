@@ -22,7 +22,7 @@ from llamaforge import (
 
 from .convert import notice
 from .model_bar import ModelBar
-from .page import Page, at_once
+from .page import Page, at_once, shown
 from .register_form import RegisterForm, build_register_form, wire_register_form
 
 Updates = dict[Any, Any]
@@ -76,7 +76,7 @@ class ModelsTab:
         return {
             self.parts.list: gr.update(choices=[(self._row(model), model.name) for model in models], value=chosen),
             self.parts.card: self.card(chosen),
-            self.parts.actions: gr.update(visible=chosen is not None),
+            self.parts.actions: gr.update(elem_classes=shown(chosen is not None)),
             self.bar.parts.select: gr.update(choices=[(_label(model), model.name) for model in models], value=chosen),
         }
 
@@ -120,7 +120,7 @@ def _components() -> tuple[ModelsParts, Actions]:
         reload = gr.Button("Reload", elem_id="reload-models", size="sm", scale=0, min_width=80)
     models = gr.Radio([], elem_id="models-list", label="Registered models", show_label=False, container=False)
     card = gr.HTML(elem_id="model-card")
-    with gr.Row(visible=False, elem_id="model-actions") as row:
+    with gr.Row(elem_classes=shown(False), elem_id="model-actions") as row:
         edit = gr.Button("Edit", elem_id="edit-model", size="sm", scale=0, min_width=96)
         duplicate = gr.Button("Duplicate", elem_id="duplicate-model", size="sm", scale=0, min_width=96)
         remove = gr.Button("Remove", elem_id="remove-model", size="sm", scale=0, min_width=96)

@@ -63,3 +63,12 @@ def unlisted(**more: Any) -> dict[str, Any]:
 def at_once() -> dict[str, Any]:
     """How quick events are declared: past the queue, so that a full one never holds up Stop, Load or a setting."""
     return unlisted(queue=False)
+
+
+def shown(there: bool) -> list[str]:
+    """Return the classes of a part that is there or not.
+
+    Gradio's own `visible` draws all of the page anew, with what the boxes held a moment before: what is typed
+    meanwhile would be lost.
+    """
+    return [] if there else ["lf-off"]
