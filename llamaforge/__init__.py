@@ -40,7 +40,7 @@ from .memory import format_bytes
 from .precedence import Setting
 from .redaction import hide_secrets
 from .text_stream import clean_text
-from .types import Chunk, LoadProgress, MemoryNeed, Message, ModelCard, Result, Usage
+from .types import Chunk, Image, LoadProgress, MemoryNeed, Message, ModelCard, Prompt, Result, Usage
 
 __all__ = [
     "BackendError",
@@ -58,6 +58,7 @@ __all__ = [
     "GenerationError",
     "GuestLimit",
     "GuestLimits",
+    "Image",
     "KeyRefused",
     "LlamaForge",
     "LlamaForgeError",
@@ -76,6 +77,7 @@ __all__ = [
     "ParameterInfo",
     "Parameters",
     "PluginError",
+    "Prompt",
     "Result",
     "SamplingParameters",
     "ServiceBusy",

@@ -11,11 +11,28 @@ FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """A picture in a message: the bytes of a PNG, JPEG or WebP file, and which of them it is ("image/png")."""
+
+    data: bytes
+    media_type: str = "image/jpeg"
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a chat."""
+    """One message of a chat; pictures stand before its text."""
 
     role: Role
     content: str
+    images: tuple[Image, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A chat as the model reads it: `text` spells its special tokens out, `tokens` is their number, None if unknown."""
+
+    text: str
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +80,7 @@ class Result:
     time_to_first_token: float | None
     tokens_per_second: float | None
     error: Exception | None = None
+    dropped: int = 0  # messages at the beginning that the model was not given, as they did not fit
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,7 @@ class Conversation:
     system_prompt: str = ""
     parameters: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each model, as this visitor set them
     file_said: dict[str, dict[str, Any]] = field(default_factory=dict)  # of these parameters, when they were set here
+    origins: dict[str, dict[str, str]] = field(default_factory=dict)  # of those that no person typed ("preset calm")
     sessions: set[str] = field(default_factory=set)
     left_at: float = 0.0  # when the last tab that showed it was closed
     _asked: tuple[str, float] = ("", 0.0)
