@@ -40,7 +40,7 @@ from .memory import format_bytes
 from .precedence import Setting
 from .redaction import hide_secrets
 from .text_stream import clean_text
-from .types import Chunk, Image, LoadProgress, MemoryNeed, Message, ModelCard, Prompt, Result, Usage
+from .types import Chunk, Image, LoadProgress, MemoryNeed, Message, ModelCard, Overflow, Prompt, Result, Role, Usage
 
 __all__ = [
     "BackendError",
@@ -73,12 +73,14 @@ __all__ = [
     "NoModelLoaded",
     "NotCompatible",
     "OutOfMemory",
+    "Overflow",
     "ParameterError",
     "ParameterInfo",
     "Parameters",
     "PluginError",
     "Prompt",
     "Result",
+    "Role",
     "SamplingParameters",
     "ServiceBusy",
     "ServiceError",

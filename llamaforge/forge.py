@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 import weakref
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 from .backends import backend_place, get_backend
 from .backends.base import BaseBackend, plain_prompt
-from .backends.parameters import unknown_name, validate
+from .backends.parameters import LARGEST_SEED, SamplingParameters, describe, unknown_name, validate
 from .config import Config, Model
 from .engine import Engine
 from .errors import BackendError, LlamaForgeError, LoadSuperseded, ModelError, NoModelLoaded, ParameterError
@@ -263,7 +264,7 @@ class LlamaForge:
         """
         if not raw:
             return self.chat_stream([Message("user", prompt)], parameters)
-        engine, settings = self._ready_for(parameters)
+        engine, settings, told = self._ready_for(parameters)
         text = require_text(clean_text(prompt))
         return engine.submit(
             lambda lane: as_chunks(
@@ -271,7 +272,8 @@ class LlamaForge:
                     settings.get("stop"),
                     or_whole(lane.generate_stream(text, settings), lambda: lane.generate(text, settings)),
                 )
-            )
+            ),
+            told,
         )
 
     def chat(self, messages: Chat, parameters: Mapping[str, Any] | None = None) -> str:
@@ -291,7 +293,7 @@ class LlamaForge:
             GenerationError: nothing is loaded, or the last message is empty.
             ParameterError: a parameter is unknown or out of range.
         """
-        engine, settings = self._ready_for(parameters)
+        engine, settings, told = self._ready_for(parameters)
         chat = [clean_message(message) for message in messages]
         require_text(chat[-1].content if chat else "")
         return engine.submit(
@@ -301,6 +303,7 @@ class LlamaForge:
                     or_whole(lane.chat_stream(chat, settings), lambda: lane.generate(plain_prompt(chat), settings)),
                 )
             ),
+            told,
             last=last,
         )
 
@@ -314,7 +317,8 @@ class LlamaForge:
         with self._state:
             self._status = replace(self._status, version=self._status.version + 1)
 
-    def _ready_for(self, parameters: Mapping[str, Any] | None) -> tuple[Engine, dict[str, Any]]:
+    def _ready_for(self, parameters: Mapping[str, Any] | None) -> tuple[Engine, dict[str, Any], dict[str, Any]]:
+        """Return the engine, what an answer is asked with, and what of that is told of the answer."""
         with self._state:
             engine, model = self._engine, self._loaded
         if engine is None or model is None:
@@ -326,7 +330,10 @@ class LlamaForge:
         # What was saved since the load holds at once; a model that was renamed or broken meanwhile goes on as loaded.
         current = saved if saved.problem is None and saved.backend == model.backend else model
         merged = replace(current, parameters=current.parameters | self._given)
-        return engine, effective(merged, self.config.settings, parameters or {}, engine.backend.context_window)
+        settings = effective(merged, self.config.settings, parameters or {}, engine.backend.context_window)
+        backend = get_backend(model.backend)
+        settings = _seeded(backend, settings)
+        return engine, settings, _told(backend, settings)
 
     def _check(self, model: Model, backend: BaseBackend, call: Mapping[str, Any]) -> str | None:
         if model.problem is not None:
@@ -393,7 +400,7 @@ class LlamaForge:
             raise reason from failure
         self._loading = None
         with self._state:
-            self._engine = engine = Engine(backend, longest_line=self._longest_line)
+            self._engine = engine = Engine(backend, model.name, longest_line=self._longest_line)
             # What was given for this load holds for its answers too.
             given = {key: value for key, value in call.items() if value is not None}
             self._loaded, self._given, self._loaded_by = model, given, loaded_by
@@ -440,6 +447,23 @@ def _ready(model: Model, backend: BaseBackend, seconds: float) -> Status:
         summary=tuple(backend.summary()),
         warnings=tuple(backend.warnings()),
     )
+
+
+def _seeded(backend: type[BaseBackend], settings: dict[str, Any]) -> dict[str, Any]:
+    """Choose the seed that nobody set, so that it is known and the answer can be had again.
+
+    A service chooses its own, and a backend that declares no schema promises nothing.
+    """
+    local = not backend.is_service and backend.Parameters is not SamplingParameters
+    if not local or "seed" not in backend.Parameters.model_fields or "seed" in backend.ignored:
+        return settings
+    return {"seed": secrets.randbelow(LARGEST_SEED + 1), **settings}
+
+
+def _told(backend: type[BaseBackend], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that belong to an answer and not to the load."""
+    infos = describe(backend.Parameters)
+    return {key: value for key, value in settings.items() if infos[key].scope == "generate" and not infos[key].secret}
 
 
 def _load_error(name: str, failure: BaseException) -> LlamaForgeError:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
+from typing import Any
 
 from .errors import GenerationError, LlamaForgeError
 from .types import Chunk, FinishReason, Result, Usage
@@ -20,9 +21,17 @@ class Generation:
 
     Iterating gives the text piece by piece and raises the error that ended it, if one did. Leaving the loop early
     stops the engine. The thoughts of a reasoning model are in `reasoning`, apart from the text.
+
+    Args:
+        model: the name of the model that is asked.
+        settings: the set parameters that it is asked with, the seed of its random numbers among them.
     """
 
-    def __init__(self, on_stop: Callable[[Generation], None]) -> None:
+    def __init__(
+        self, on_stop: Callable[[Generation], None], *, model: str = "", settings: Mapping[str, Any] | None = None
+    ) -> None:
+        self.model = model
+        self.settings: Mapping[str, Any] = dict(settings or {})
         self._on_stop = on_stop
         self._changed = threading.Condition()
         self._text: list[str] = []

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
+Overflow: TypeAlias = Literal["refuse", "drop"]  # what happens to a chat that does not fit into the context window
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A chat as the model reads it: `text` spells its special tokens out, `tokens` is their number, None if unknown."""
+    """A chat as the model reads it: `text` with its special tokens spelled out, and how many tokens it is."""
 
     text: str
-    tokens: int | None = None
+    tokens: int | None = None  # where nobody can tell
 
 
 @dataclass(frozen=True, slots=True)

@@ -278,3 +278,13 @@ def test_what_is_saved_while_a_model_is_loaded_holds_for_the_next_answer(tmp_pat
     forge.load_model("echo")
     forge.config.save_parameters("echo", {"max_tokens": 2})
     assert forge.generate("one two three") == "one two"
+
+
+def test_an_answer_knows_its_model_and_settings_and_can_be_had_again(load: Load, tmp_path: Path) -> None:
+    forge = load(write_tiny_gguf(tmp_path / "random.gguf", shuffled=True), temperature=1.5, n_ctx=512)
+    first = forge.generate_stream("Hello", {"max_tokens": 40})
+    assert first.wait(PATIENCE) and first.model == "model"
+    assert {"temperature": 1.5, "max_tokens": 40}.items() <= first.settings.items()
+    assert "n_ctx" not in first.settings and "seed" in first.settings
+    again, other = (forge.generate("Hello", parameters) for parameters in (first.settings, {"max_tokens": 40}))
+    assert again == first.text != other

@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from ..errors import ParameterError
 
+LARGEST_SEED = 4_294_967_294  # llama.cpp takes one more for "any"
 Scope = Literal["load", "generate"]
 Kind = Literal["whole number", "number", "yes or no", "text", "list of texts", "choice"]
 
@@ -89,7 +90,7 @@ class SamplingParameters(Parameters):
         0.0, "Makes tokens less likely each time they occur.", ge=-2, le=2, step=0.05
     )
     seed: int | None = generate(
-        None, "Same seed, same settings, same text. Unset: a new one for each answer.", ge=0, le=4_294_967_294
+        None, "Same seed, same settings, same text. Unset: a new one for each answer.", ge=0, le=LARGEST_SEED
     )
     stop: list[str] | None = generate(None, "Texts that end the answer; they are not part of it.", max_length=16)
 
