@@ -29,7 +29,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A chat as the model reads it: `text` spells its special tokens out, `tokens` is their number, None if unknown."""
+    """A chat as the model reads it: `text` spells its special tokens out, `tokens` is their number, or None."""
 
     text: str
     tokens: int | None = None
