@@ -18,6 +18,7 @@ LlamaForgeError
     ├── EmptyPrompt
     ├── GuestLimit           a guest asks for more than guests of a shared page may
     ├── ContextOverflow      the prompt is longer than the context window
+    ├── NoVision             the chat holds pictures, which the model cannot see
     └── ServiceError         an OpenAI-compatible service refuses, or breaks off
         ├── KeyRefused       the key is missing, wrong or may not do this
         ├── ServiceBusy      too many requests, or no credit left
@@ -144,6 +145,16 @@ class ContextOverflow(GenerationError):
         )
         self.prompt_tokens = prompt_tokens
         self.context_window = context_window
+
+
+class NoVision(GenerationError):
+    """The chat holds pictures, and the loaded model cannot see any."""
+
+    def __init__(self, model: str | None = None) -> None:
+        super().__init__(
+            f"{model or 'The model'} cannot see pictures. Load a model that can (a vision model, such as Qwen-VL or "
+            "Gemma 3), or send the message without them."
+        )
 
 
 class ServiceError(GenerationError):

@@ -17,8 +17,9 @@ from .backends.base import BaseBackend, plain_prompt
 from .backends.parameters import LARGEST_SEED, SamplingParameters, describe, unknown_name, validate
 from .config import Config, Model
 from .engine import Engine
-from .errors import BackendError, LlamaForgeError, LoadSuperseded, ModelError, NoModelLoaded, ParameterError
+from .errors import BackendError, LlamaForgeError, LoadSuperseded, ModelError, NoModelLoaded, NoVision, ParameterError
 from .generation import Generation
+from .images import require_few_images
 from .key_mask import literal_keys
 from .memory import find_gpus, format_bytes, measure, verdict
 from .precedence import Setting, effective, load_settings, settings_of
@@ -29,7 +30,7 @@ from .types import LoadProgress, MemoryNeed, Message, ModelCard
 logger = logging.getLogger("llamaforge")
 
 State = Literal["empty", "loading", "ready", "unloading"]
-Chat = Sequence[Message | Mapping[str, str]]
+Chat = Sequence[Message | Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Status:
     since: float = 0.0
     load_seconds: float | None = None
     context_window: int | None = None
+    sees_images: bool = False
     summary: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     error: LlamaForgeError | None = None
@@ -286,16 +288,22 @@ class LlamaForge:
         """Answer a chat.
 
         Args:
-            messages: Message objects or {"role": …, "content": …}, the last one by the user.
+            messages: Message objects or {"role": …, "content": …}, the last one by the user; pictures of a message
+                are its `images`.
             last: wait until no answer that is not `last` waits.
 
         Raises:
-            GenerationError: nothing is loaded, or the last message is empty.
+            GenerationError: nothing is loaded, the last message is empty, or a picture cannot be used.
+            NoVision: a message holds pictures, and the model cannot see any.
             ParameterError: a parameter is unknown or out of range.
         """
         engine, settings, told = self._ready_for(parameters)
         chat = [clean_message(message) for message in messages]
-        require_text(chat[-1].content if chat else "")
+        if not (chat and chat[-1].images):
+            require_text(chat[-1].content if chat else "")
+        require_few_images(chat)
+        if not engine.backend.sees_images and any(message.images for message in chat):
+            raise NoVision(self._status.model)
         return engine.submit(
             lambda lane: split_reasoning(
                 ended_by(
@@ -444,6 +452,7 @@ def _ready(model: Model, backend: BaseBackend, seconds: float) -> Status:
         time.time(),
         load_seconds=seconds,
         context_window=backend.context_window,
+        sees_images=backend.sees_images,
         summary=tuple(backend.summary()),
         warnings=tuple(backend.warnings()),
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 from .errors import EmptyPrompt, GenerationError
+from .images import checked_images
 from .types import Chunk, Message, Role
 
 THINK_OPEN = "<think>"
@@ -155,13 +156,13 @@ def clean_text(text: str) -> str:
     )
 
 
-def clean_message(message: Message | Mapping[str, str]) -> Message:
-    """Return a message of a chat, given as one or as a mapping, with its text cleaned."""
+def clean_message(message: Message | Mapping[str, Any]) -> Message:
+    """Return a message of a chat, given as one or as a mapping, with its text cleaned and its pictures checked."""
     if not isinstance(message, Message):
-        message = Message(message.get("role"), message.get("content"))  # type: ignore[arg-type]
+        message = Message(message.get("role"), message.get("content"), message.get("images") or ())  # type: ignore[arg-type]
     if message.role not in get_args(Role) or not isinstance(message.content, str):
         raise GenerationError('A message is {"role": "user", "content": "…"}; roles are system, user and assistant.')
-    return Message(message.role, clean_text(message.content))
+    return Message(message.role, clean_text(message.content), checked_images(message.images))
 
 
 def require_text(text: str) -> str:

@@ -7,6 +7,7 @@ when its pipe closes, so it cannot outlive its parent.
 
 from __future__ import annotations
 
+import base64
 import importlib
 import json
 import os
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from typing import IO, Any
@@ -23,7 +24,7 @@ from typing import IO, Any
 from .backends.base import BaseBackend
 from .errors import GenerationError, LlamaForgeError, ModelError
 from .text_stream import checked_piece
-from .types import Chunk, Message
+from .types import Chunk, Image, Message
 
 BEAT = 0.5  # seconds between signs of life
 FLUSH = 0.01  # text is sent every 10 ms: as fast as in-process, and unseen by a reader
@@ -106,11 +107,12 @@ class Server:
             self._backend.load_model(*arguments)
             return {
                 "context_window": self._backend.context_window,
+                "sees_images": self._backend.sees_images,
                 "summary": list(self._backend.summary()),
                 "warnings": list(self._backend.warnings()),
             }
         if method == "chat_stream":
-            arguments[0] = [Message(**message) for message in arguments[0]]
+            arguments[0] = [_message(fields) for fields in arguments[0]]
         value = getattr(self._backend, method)(*arguments)
         if method not in STREAMS:
             return value
@@ -150,6 +152,17 @@ class Server:
                 self._out.flush()
         except OSError:
             os._exit(0)  # the parent is gone
+
+
+def line_of(message: Message) -> dict[str, Any]:
+    """Return a message as it is sent to a child: its pictures in base64."""
+    images = [{"data": base64.b64encode(image.data).decode(), "type": image.media_type} for image in message.images]
+    return {"role": message.role, "content": message.content, "images": images}
+
+
+def _message(line: Mapping[str, Any]) -> Message:
+    images = tuple(Image(base64.b64decode(image["data"]), image["type"]) for image in line["images"])
+    return Message(line["role"], line["content"], images)
 
 
 def _typed(call: str, error: BaseException) -> LlamaForgeError:

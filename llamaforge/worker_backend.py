@@ -19,7 +19,6 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import psutil
@@ -29,7 +28,7 @@ from .backends.base import BaseBackend
 from .errors import GenerationError, LlamaForgeError, ModelError
 from .redaction import hide_secrets
 from .types import Chunk, LoadProgress, MemoryNeed, Message, ModelCard, Usage
-from .worker import LONGEST_LINE
+from .worker import LONGEST_LINE, line_of
 
 STOP_PATIENCE = 1.5  # seconds from Stop to SIGKILL
 STUCK_CHECK = 0.25
@@ -113,7 +112,7 @@ class WorkerBackend(BaseBackend):
     def chat_stream(
         self, messages: Sequence[Message], parameters: Mapping[str, Any] | None = None
     ) -> Iterator[str | Chunk]:
-        return self._answer("chat_stream", [asdict(message) for message in messages], dict(parameters or {}))
+        return self._answer("chat_stream", [line_of(message) for message in messages], dict(parameters or {}))
 
     def generate(self, prompt: str, parameters: Mapping[str, Any] | None = None) -> str:
         return str(_last(self._answer("generate", prompt, dict(parameters or {}))) or "")
@@ -159,6 +158,7 @@ class WorkerBackend(BaseBackend):
         finally:
             self._loading = False
         self.context_window = self._facts.get("context_window")
+        self.sees_images = self._facts.get("sees_images", False)
 
     def recover(self) -> None:
         """Where the child is gone, start a new one with the same model."""

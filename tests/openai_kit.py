@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,10 +41,10 @@ class Answer:
         return str(self.error)
 
 
-def ask(backend: OpenAIBackend, settings: dict[str, Any] | None = None) -> Answer:
+def ask(backend: OpenAIBackend, settings: dict[str, Any] | None = None, chat: Sequence[Message] = CHAT) -> Answer:
     answer = Answer()
     try:
-        for chunk in backend.chat_stream(CHAT, settings):
+        for chunk in backend.chat_stream(chat, settings):
             assert not isinstance(chunk, str)
             answer.text += chunk.text
             answer.reasoning += chunk.reasoning

@@ -22,8 +22,6 @@ class BaseBackend:
     ignored: ClassVar[Mapping[str, str]] = {}
     """Parameters of the schema that the engine does not honour, each with the reason; the page disables them."""
 
-    sees_images: ClassVar[bool] = False
-
     file_keys: ClassVar[Sequence[str]] = ()
     """Keys of a model's YAML beside path that it understands: "file", a file in path, and "sha256", its checksum."""
 
@@ -45,6 +43,9 @@ class BaseBackend:
 
     context_window: int | None = None
     """Tokens that prompt and answer share, once a model is loaded; None where there is no known limit."""
+
+    sees_images: bool = False
+    """Whether the loaded model can be shown pictures; chat_stream is given messages with some only where it can."""
 
     def load_model(self, model_path: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Load the model; raise a ModelError that says why not."""

@@ -62,6 +62,9 @@ class OpenAIParameters(SamplingParameters):
     timeout: float | None = load(
         DEFAULT_TIMEOUT, "Seconds to wait for the first piece of an answer.", ge=0.1, le=3600, step=1
     )
+    images: bool | None = load(
+        None, "Whether the model can see pictures. Unset: the service is asked with the first one."
+    )
     parallel: int | None = load(DEFAULT_PARALLEL, "How many answers the service may write at once.", ge=1, le=16)
     ca_bundle: str | None = load(
         None, "A PEM file of certificates to trust as well, for a server of your own.", file_only=True, max_length=4000
@@ -150,6 +153,7 @@ class OpenAIBackend(BaseBackend):
         endpoint = endpoint_of(settings)
         self._service = Service(endpoint, _require_name(model_path))
         self._lane = Lane(self._service)
+        self.sees_images = settings.get("images") is not False
         self._warnings = tuple(_warnings(endpoint, settings))
         if endpoint.key.is_literal:
             logger.warning("%s: %s", endpoint.host, PLAIN_KEY)

@@ -46,6 +46,14 @@ _TOKENS = (
         r"context length is (?P<window>\d+) tokens.*?(?:requested|resulted in|contains at least) (?P<tokens>\d+)"
     ),
 )
+# How OpenAI, vLLM, llama-server, llama-cpp-python, Ollama, LM Studio, OpenRouter and DeepSeek refuse a picture.
+_BLIND = re.compile(
+    r"(?:image(?! format| type)|vision|multi-?modal)[^.]{0,60}(?:not (?:support|enabled|available)|only supported by)"
+    r"|(?:not|n't) (?:support|accept|have|handle)[^.]{0,30}(?:image|vision|multi-?modal)|not a multi-?modal model"
+    r"|at most 0 image|missing data required for image|no endpoints found that support image"
+    r"|unknown variant .?image_url|content must be a string",
+    re.IGNORECASE,
+)
 _NO_CREDIT = ("insufficient_quota", "insufficient_balance", "billing_hard_limit_reached", "billing_not_active")
 
 
@@ -82,6 +90,11 @@ class Refusal(Exception):
             return DEFAULT_WAIT
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether pictures were refused, as the model cannot see any; asked where some were sent."""
+        return _BLIND.search(self.said) is not None
 
     @property
     def is_without_credit(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..text_stream import clean_text
-from ..types import Message
+from ..types import Image, Message
 from .openai_address import Endpoint
 from .openai_errors import Refusal
 
@@ -70,7 +71,7 @@ def body_of(model: str, messages: Sequence[Message], settings: Mapping[str, Any]
     """Return the request; what is not set is not in it."""
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": message.role, "content": clean_text(message.content)} for message in messages],
+        "messages": [{"role": message.role, "content": _content(message)} for message in messages],
         "stream": True,
     }
     if dialect.usage:
@@ -83,6 +84,19 @@ def body_of(model: str, messages: Sequence[Message], settings: Mapping[str, Any]
     if dialect.extra:
         body |= {wire: settings[name] for name, names in EXTRA.items() for wire in names if _is_set(settings, name)}
     return body
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    """Return a message's text, or its parts where it holds pictures: many servers know plain texts only."""
+    text = clean_text(message.content)
+    if not message.images:
+        return text
+    return [*map(_picture, message.images), {"type": "text", "text": text}]
+
+
+def _picture(image: Image) -> dict[str, Any]:
+    data = base64.b64encode(image.data).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:{image.media_type};base64,{data}"}}
 
 
 def _is_set(settings: Mapping[str, Any], name: str) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, S
 from concurrent.futures import Future
 from typing import Any
 
-from ..errors import BackendMissing, ModelError, NotCompatible
+from ..errors import BackendMissing, ModelError, NotCompatible, NoVision
 from ..packages import outdated
 from ..types import Chunk, Message
 from .keys import plain
@@ -131,6 +131,8 @@ class Service:
                         yield chunk
                 return
             except Refusal as refusal:
+                if refusal.is_blind and any(message.images for message in messages):
+                    raise NoVision(self.model) from None
                 note = self.dialect.learn(refusal, body) if lessons < 3 else None
                 if note is not None:
                     lessons += 1
