@@ -38,6 +38,7 @@ from .guests import GuestLimits
 from .key_mask import literal_keys
 from .memory import format_bytes
 from .precedence import Setting
+from .presets import Preset, PresetFit
 from .redaction import hide_secrets
 from .text_stream import clean_text
 from .types import Chunk, Image, LoadProgress, MemoryNeed, Message, ModelCard, Prompt, Result, Usage
@@ -77,6 +78,8 @@ __all__ = [
     "ParameterInfo",
     "Parameters",
     "PluginError",
+    "Preset",
+    "PresetFit",
     "Prompt",
     "Result",
     "SamplingParameters",
