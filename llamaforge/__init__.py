@@ -39,6 +39,7 @@ from .guests import GuestLimits
 from .key_mask import literal_keys
 from .memory import format_bytes
 from .precedence import Setting
+from .presets import Preset, PresetFit
 from .redaction import hide_secrets
 from .text_stream import clean_text
 from .types import Chunk, Image, LoadProgress, MemoryNeed, Message, ModelCard, Overflow, Prompt, Result, Role, Usage
@@ -80,6 +81,8 @@ __all__ = [
     "ParameterInfo",
     "Parameters",
     "PluginError",
+    "Preset",
+    "PresetFit",
     "Prompt",
     "Result",
     "Role",

@@ -23,6 +23,7 @@ from .images import require_few_images
 from .key_mask import literal_keys
 from .memory import find_gpus, format_bytes, measure, verdict
 from .precedence import Setting, effective, load_settings, settings_of
+from .presets import PresetFit
 from .redaction import note
 from .text_stream import as_chunks, clean_message, clean_text, ended_by, or_whole, require_text, split_reasoning
 from .types import LoadProgress, MemoryNeed, Message, ModelCard
@@ -157,17 +158,36 @@ class LlamaForge:
             raise BackendError(f"Backend {backend!r} asks no service.")
         return list(near.service_models(validate(near.Parameters, parameters)))
 
-    def settings_of(self, name: str, call: Mapping[str, Any] | None = None) -> dict[str, Setting]:
+    def settings_of(
+        self, name: str, call: Mapping[str, Any] | None = None, origins: Mapping[str, str] | None = None
+    ) -> dict[str, Setting]:
         """Return each parameter of a model with its value and where that comes from.
 
         The call wins over the model's file, that over settings.yaml, that over the model's and the engine's default.
+
+        Args:
+            origins: where values of the call come from that nobody typed ("preset calm").
         """
-        model = self.model(name)
+        return settings_of(self.model(name), self.config.settings, self._known_card(name), call or {}, origins or {})
+
+    def fit_preset(self, preset: str, name: str) -> PresetFit:
+        """Return what of a preset a model takes: values for an answer, and why the others are left out.
+
+        Raises:
+            ConfigError: there is no such preset, or its file is broken.
+            ModelError: there is no such model.
+        """
+        status, backend = self.status, self.model(name).backend
+        limits = dict(self._known_card(name).limits)
+        if status.model == name and status.context_window:
+            limits["max_tokens"] = status.context_window
+        return self.config.preset(preset).fit(backend, limits)
+
+    def _known_card(self, name: str) -> ModelCard:
         try:
-            defaults = self.card(name).defaults
+            return self.card(name)
         except LlamaForgeError:
-            defaults = {}  # the file is gone or broken; loading it will say so
-        return settings_of(model, self.config.settings, defaults, call or {})
+            return ModelCard()  # the file is gone or broken; loading it will say so
 
     # The loaded model
 

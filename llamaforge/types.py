@@ -102,9 +102,11 @@ class ModelCard:
     """What a model says about itself before it is loaded.
 
     `facts` are labelled texts for people, `limits` upper bounds of parameters ("n_gpu_layers": 32),
-    `defaults` the values that unset parameters will take.
+    `defaults` the values that unset parameters will take, and `origins` says of some of these where they come from
+    ("generation_config.json"); of the others it is the model itself.
     """
 
     facts: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, int] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)

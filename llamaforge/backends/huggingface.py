@@ -6,6 +6,7 @@ torch and transformers are imported when a model is loaded, never before, and CU
 from __future__ import annotations
 
 import gc
+import math
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,12 +30,22 @@ from .huggingface_native import (
     require_packages,
 )
 from .huggingface_parameters import HuggingFaceParameters
+from .parameters import ENGINE_DEFAULT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PIECE = 512  # prompt tokens evaluated at a time; Stop is heard between
 USUAL_WINDOW = 8192  # what memory is estimated for: the cache grows with the chat
+# Our names of what generate() and generation_config.json know, and what transformers does without either.
+NAMES = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repeat_penalty": "repetition_penalty",
+}
+USUAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": 0.0, "repeat_penalty": 1.0}
 ELEMENT = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -89,7 +100,8 @@ class HuggingFaceBackend(BaseBackend):
             "Chat template": "its own" if folder.has_template else "none: plain “user:” and “assistant:” lines",
         }
         limits = {"max_tokens": window} if window else {}
-        return ModelCard(facts=facts, limits=limits, defaults=_defaults(folder.generation))
+        defaults, origins = _defaults(folder.generation), _origins(folder.generation)
+        return ModelCard(facts=facts, limits=limits, defaults=defaults, origins=origins)
 
     def memory_needed(self, path: str, parameters: Mapping[str, Any]) -> MemoryNeed | None:
         found = local_folder(path, parameters)
@@ -338,9 +350,8 @@ def _budget(max_tokens: int | None, window: int | None, prompt: int) -> int:
 
 def _sampling(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return what generate() is given; what is unset is left to the model's generation_config.json."""
-    names = {"top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition_penalty"}
-    chosen = {theirs: parameters[ours] for ours, theirs in names.items() if parameters.get(ours) is not None}
-    temperature = parameters.get("temperature")
+    chosen = {theirs: parameters[ours] for ours, theirs in NAMES.items() if parameters.get(ours) is not None}
+    temperature = chosen.pop("temperature", None)
     if temperature is None:
         return chosen
     return chosen | ({"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False})
@@ -348,11 +359,20 @@ def _sampling(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of unset parameters: those of generation_config.json, else of transformers."""
-    sampled = bool(generation.get("do_sample"))
-    return {
-        "temperature": float(generation.get("temperature") or 1.0) if sampled else 0.0,
-        "top_p": float(generation.get("top_p") or 1.0),
-        "top_k": int(generation.get("top_k") or 50),
-        "min_p": float(generation.get("min_p") or 0.0),
-        "repeat_penalty": float(generation.get("repetition_penalty") or 1.0),
-    }
+    greedy = {} if generation.get("do_sample") else {"temperature": 0.0}
+    return USUAL | _published(generation) | greedy
+
+
+def _origins(generation: Mapping[str, Any]) -> dict[str, str]:
+    """Return where these values come from; a model that does not sample has its temperature from that."""
+    told = {*_published(generation)} - {"temperature"}
+    if "do_sample" in generation and (not generation["do_sample"] or generation.get("temperature") is not None):
+        told.add("temperature")
+    return {name: "generation_config.json" if name in told else ENGINE_DEFAULT for name in USUAL}
+
+
+def _published(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what generation_config.json says of sampling, by LlamaForge's names; it may say anything."""
+    said = {ours: generation.get(theirs) for ours, theirs in NAMES.items()}
+    numbers = {name: value for name, value in said.items() if isinstance(value, int | float)}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}

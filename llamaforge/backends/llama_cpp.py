@@ -51,7 +51,7 @@ from .llama_cpp_native import (
     supports_gpu,
     token_text,
 )
-from .parameters import SamplingParameters, load, validate
+from .parameters import ENGINE_DEFAULT, SamplingParameters, load, validate
 
 if TYPE_CHECKING:
     from llama_cpp import Llama
@@ -133,12 +133,8 @@ class LlamaCppBackend(BaseBackend):
         return ModelCard(
             facts=card,
             limits={"n_gpu_layers": header.n_layers, "n_ctx": header.n_ctx_train, "n_threads": os.cpu_count() or 1},
-            defaults={
-                **_recommended(header),
-                "n_ctx": min(header.n_ctx_train, DEFAULT_N_CTX),
-                "n_gpu_layers": -1,
-                "n_threads": default_threads(),
-            },
+            defaults=_defaults(header),
+            origins=_origins(header),
         )
 
     def memory_needed(self, path: str, parameters: Mapping[str, Any]) -> MemoryNeed | None:
@@ -362,6 +358,19 @@ class LlamaCppBackend(BaseBackend):
         if self._llama is None:
             raise ModelError("No model is loaded in this backend. Call load_model first.")
         return self._llama
+
+
+def _defaults(header: GGUFHeader) -> dict[str, Any]:
+    """Return the values of unset parameters: what the file recommends, else what is done here."""
+    window = min(header.n_ctx_train, DEFAULT_N_CTX)
+    return {**_recommended(header), "n_ctx": window, "n_gpu_layers": -1, "n_threads": default_threads()}
+
+
+def _origins(header: GGUFHeader) -> dict[str, str]:
+    """Return where these values come from, where it is not from the model as it was trained."""
+    here = {"n_gpu_layers": ENGINE_DEFAULT, "n_threads": "the cores of this machine"}
+    here |= {"n_ctx": ENGINE_DEFAULT} if header.n_ctx_train > DEFAULT_N_CTX else {}
+    return here | dict.fromkeys(_recommended(header), "the sampling settings in its GGUF file")
 
 
 def _recommended(header: GGUFHeader) -> dict[str, Any]:

@@ -23,6 +23,8 @@ LARGEST_SEED = 4_294_967_294  # llama.cpp takes one more for "any"
 Scope = Literal["load", "generate"]
 Kind = Literal["whole number", "number", "yes or no", "text", "list of texts", "choice"]
 
+ENGINE_DEFAULT = "the engine's default"  # where a value comes from that neither a person nor the model has set
+
 
 def load(default: Any, help: str, **options: Any) -> Any:
     """Declare a parameter that takes effect when the model is loaded.
