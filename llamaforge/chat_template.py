@@ -14,8 +14,10 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .errors import ModelError
+from .text_stream import THINK_CLOSE, THINK_OPEN
 from .types import Message
 
+NO_THOUGHTS = f"\n{THINK_CLOSE}\n\n"  # behind a template that opens them: what is continued is the answer
 MOST_SECONDS = 2.0
 MOST_CHARACTERS = 64 * 2**20  # no context window holds as much
 MOST_TIMES = 10_000
@@ -69,6 +71,9 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message]) -> list[Segment]:
         """Return the prompt in segments; where a message spells a control token, that text is a literal segment.
 
+        Where the last message is the assistant's, the prompt ends with it and is open for what continues it. It stands
+        where the answer began, behind what the template puts before one, so that the model reads it as it wrote it.
+
         Raises:
             ModelError: the template refuses the chat or has an error.
         """
@@ -81,9 +86,12 @@ class ChatTemplate:
 
         contents = [self._control.sub(guard, m.content) if self._control else m.content for m in messages]
         turns = [{"role": m.role, "content": content} for m, content in zip(messages, contents, strict=True)]
+        cut = turns.pop()["content"] if turns and turns[-1]["role"] == "assistant" else ""
         prompt = self._fill(turns)
         if not prompt:
             raise _template_error(ValueError("it gives an empty prompt"))
+        if cut:
+            prompt += f"{NO_THOUGHTS if prompt.rstrip().endswith(THINK_OPEN) else ''}{cut}"
         if not literals:
             return [Segment(prompt, literal=False)]
         parts = re.split(f"{mark}:([0-9]+);", prompt)

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from .backends.base import BaseBackend
 from .errors import Busy, NoModelLoaded
@@ -21,6 +21,7 @@ from .types import Chunk
 logger = logging.getLogger("llamaforge")
 
 Stream = Callable[[BaseBackend], Iterable[Chunk]]
+Value = TypeVar("Value")
 
 
 class Waiting(NamedTuple):
@@ -74,6 +75,13 @@ class Engine:
         with self._changed:
             line = [waiting.generation for waiting in self._waiting]
             return line.index(generation) + len(self._current) if generation in line else 0
+
+    def read(self, read: Callable[[BaseBackend], Value]) -> Value | None:
+        """Return what a backend tells beside its answers; of one that cannot, None while an answer runs."""
+        if self.backend.reads_beside:
+            return read(self.backend)
+        with self._changed:  # no answer begins meanwhile
+            return None if self._current or self._waiting or self._closing else read(self.backend)
 
     def close(self) -> None:
         """Stop every answer, wait for the running ones to end, and unload the model."""

@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,16 +17,26 @@ from .backends.base import BaseBackend, plain_prompt
 from .backends.parameters import LARGEST_SEED, SamplingParameters, describe, unknown_name, validate
 from .config import Config, Model
 from .engine import Engine
-from .errors import BackendError, LlamaForgeError, LoadSuperseded, ModelError, NoModelLoaded, NoVision, ParameterError
+from .errors import (
+    BackendError,
+    GenerationError,
+    LlamaForgeError,
+    LoadSuperseded,
+    ModelError,
+    NoModelLoaded,
+    NoVision,
+    ParameterError,
+)
 from .generation import Generation
 from .images import require_few_images
 from .key_mask import literal_keys
 from .memory import find_gpus, format_bytes, measure, verdict
+from .overflow import fitting
 from .precedence import Setting, effective, load_settings, settings_of
 from .presets import PresetFit
 from .redaction import note
 from .text_stream import as_chunks, clean_message, clean_text, ended_by, or_whole, require_text, split_reasoning
-from .types import LoadProgress, MemoryNeed, Message, ModelCard
+from .types import Chunk, LoadProgress, MemoryNeed, Message, ModelCard, Overflow, Prompt
 
 logger = logging.getLogger("llamaforge")
 
@@ -303,14 +313,21 @@ class LlamaForge:
         return "".join(self.chat_stream(messages, parameters))
 
     def chat_stream(
-        self, messages: Chat, parameters: Mapping[str, Any] | None = None, *, last: bool = False
+        self,
+        messages: Chat,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        last: bool = False,
+        overflow: Overflow = "refuse",
     ) -> Generation:
-        """Answer a chat.
+        """Answer a chat, or continue its last answer.
 
         Args:
-            messages: Message objects or {"role": …, "content": …}, the last one by the user; pictures of a message
-                are its `images`.
+            messages: Message objects or {"role": …, "content": …}; pictures of a message are its `images`. Where the
+                last one is the assistant's, the answer is what continues it.
             last: wait until no answer that is not `last` waits.
+            overflow: what happens where the chat does not fit into the context window: "refuse" it with a
+                ContextOverflow, or "drop" its oldest turns, never the system prompt or the last message.
 
         Raises:
             GenerationError: nothing is loaded, the last message is empty, or a picture cannot be used.
@@ -319,21 +336,35 @@ class LlamaForge:
         """
         engine, settings, told = self._ready_for(parameters)
         chat = [clean_message(message) for message in messages]
-        if not (chat and chat[-1].images):
-            require_text(chat[-1].content if chat else "")
+        _require_something(chat)
         require_few_images(chat)
         if not engine.backend.sees_images and any(message.images for message in chat):
             raise NoVision(self._status.model)
-        return engine.submit(
-            lambda lane: split_reasoning(
-                ended_by(
-                    settings.get("stop"),
-                    or_whole(lane.chat_stream(chat, settings), lambda: lane.generate(plain_prompt(chat), settings)),
-                )
-            ),
-            told,
-            last=last,
-        )
+
+        def answer(lane: BaseBackend) -> Iterator[Chunk]:
+            kept, dropped = fitting(lane, chat, settings.get("max_tokens")) if overflow == "drop" else (chat, 0)
+            if dropped:
+                yield Chunk(dropped=dropped)
+            stream = or_whole(lane.chat_stream(kept, settings), lambda: lane.generate(plain_prompt(kept), settings))
+            yield from split_reasoning(ended_by(settings.get("stop"), stream))
+
+        return engine.submit(answer, told, last=last)
+
+    def prompt(self, messages: Chat) -> Prompt | None:
+        """Return a chat as the loaded model would be given it, with its tokens counted; quick, from any thread.
+
+        None where nothing is loaded, where nobody can tell, and for some custom backends while an answer runs.
+
+        Raises:
+            LlamaForgeError: the chat template refuses this chat.
+        """
+        engine, chat = self._engine, [clean_message(message) for message in messages]
+        return engine.read(lambda backend: backend.render(chat)) if engine is not None else None
+
+    def count_tokens(self, text: str) -> int | None:
+        """Return how many tokens a text is for the loaded model; None as for prompt()."""
+        engine, text = self._engine, clean_text(text)
+        return engine.read(lambda backend: backend.count_tokens(text)) if engine is not None else None
 
     def position(self, generation: Generation) -> int:
         """Return how many answers come before this one; 0 when it is running or done."""
@@ -476,6 +507,15 @@ def _ready(model: Model, backend: BaseBackend, seconds: float) -> Status:
         summary=tuple(backend.summary()),
         warnings=tuple(backend.warnings()),
     )
+
+
+def _require_something(chat: Sequence[Message]) -> None:
+    """Raise where there is nothing to answer and nothing to continue."""
+    last = chat[-1] if chat else Message("user", "")
+    if last.role == "assistant" and not last.content:
+        raise GenerationError("There is nothing to continue. Ask for the answer anew.")
+    if not last.images:
+        require_text(last.content)
 
 
 def _seeded(backend: type[BaseBackend], settings: dict[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class Generation:
         self._note = ""
         self._finish_reason: FinishReason | None = None
         self._usage: Usage | None = None
+        self.dropped = 0  # messages at the beginning that the model is not given
         self._stopping = False
         self._told: float | None = None
         self._result: Result | None = None
@@ -163,6 +164,7 @@ class Generation:
             self._note = chunk.note or ("" if chunk.text or chunk.reasoning else self._note)
             self._progress = chunk.progress if chunk.progress is not None else self._progress
             self._usage = chunk.usage or self._usage
+            self.dropped = chunk.dropped or self.dropped
             self._finish_reason = chunk.finish_reason or self._finish_reason
             self._changed.notify_all()
 
@@ -183,5 +185,6 @@ class Generation:
                 time_to_first_token=self._first - started if self._first else None,
                 tokens_per_second=(tokens - 1) / writing if tokens > 1 and writing >= SHORTEST_MEASURE else None,
                 error=error,
+                dropped=self.dropped,
             )
             self._changed.notify_all()

@@ -50,7 +50,8 @@ class Chunk:
     """A piece of a backend's stream; any field may be empty.
 
     `progress` is the share of the prompt that has been evaluated, 0 to 1. `note` says what is waited for while there
-    is no text ("The service is busy; trying again in 7 s."); the next chunk with text takes it back.
+    is no text ("The service is busy; trying again in 7 s."); the next chunk with text takes it back. `dropped` is how
+    many messages at the beginning the model is not given.
     """
 
     text: str = ""
@@ -59,6 +60,7 @@ class Chunk:
     usage: Usage | None = None
     progress: float | None = None
     note: str = ""
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,7 +251,7 @@ def test_leaving_the_loop_early_lets_the_next_message_go_on(load: Load, endless_
     [
         "",
         "raise SystemExit(0)",
-        "import threading; threading.Thread(target=forge.generate, args=('hi',), daemon=True).start()",
+        "import threading; threading.Thread(target=list, args=(forge.generate_stream('hi'),), daemon=True).start()",
     ],
     ids=["falls off the end", "exits", "with another waiting"],
 )

@@ -16,7 +16,8 @@ from ..chat_template import ChatTemplate, Segment
 from ..errors import ContextOverflow, EmptyPrompt, LlamaForgeError, ModelError
 from ..memory import format_bytes, format_count
 from ..text_stream import THINK_OPEN
-from ..types import Chunk, FinishReason, LoadProgress, MemoryNeed, Message, ModelCard, Usage
+from ..token_memory import TokenMemory
+from ..types import Chunk, FinishReason, LoadProgress, MemoryNeed, Message, ModelCard, Prompt, Usage
 from .base import BaseBackend, plain_prompt
 from .huggingface_folder import HFFolder, card_before_download, fetched_folder, local_folder, read_folder
 from .huggingface_native import (
@@ -54,6 +55,7 @@ class HuggingFaceBackend(BaseBackend):
 
     Parameters = HuggingFaceParameters
     about = "Models of the Hugging Face Hub as they were published: the most to choose from, best on a GPU, private."
+    reads_beside = True
     path_label = "Folder or repository"
     path_help = "A folder with config.json and .safetensors files; or owner/name on the Hugging Face Hub."
     path_example = "/home/you/models/Llama-3.2-1B-Instruct"
@@ -65,6 +67,9 @@ class HuggingFaceBackend(BaseBackend):
     def __init__(self) -> None:
         self._model: PreTrainedModel | None = None
         self._tokenizer: Tokenizer | None = None
+        self._reader: Tokenizer | None = None
+        self._memory = TokenMemory()
+        self._reading = threading.Lock()
         self._folder: HFFolder | None = None
         self._template: ChatTemplate | None = None
         self._device = ""
@@ -145,7 +150,9 @@ class HuggingFaceBackend(BaseBackend):
 
     def unload_model(self) -> None:
         model, self._model = self._model, None
-        self._tokenizer = self._template = self._cache = None
+        with self._reading:
+            self._tokenizer = self._reader = self._template = self._cache = None
+        self._memory = TokenMemory()
         self._cached = []
         if model is not None:
             import torch
@@ -159,7 +166,24 @@ class HuggingFaceBackend(BaseBackend):
         self._stopped.set()
 
     def count_tokens(self, text: str) -> int:
-        return len(self._tokens_of().encode([Segment(text, literal=True)]))
+        with self._reading:
+            return len(self._beside().encode([Segment(text, literal=True)]))
+
+    def render(self, messages: Sequence[Message]) -> Prompt:
+        with self._reading:
+            reader = self._beside()
+            template = self._chat_template()
+            if template is None:
+                tokens = reader.encode_raw(plain_prompt(messages))
+                return Prompt(reader.spelled(tokens), len(tokens))
+            segments = template.render(messages)
+            return Prompt("".join(segment.text for segment in segments), len(reader.encode(segments)))
+
+    def _beside(self) -> Tokenizer:
+        """Return a tokenizer that no running answer uses: to encode changes it for a moment."""
+        if self._reader is None:
+            self._reader = self._tokens_of().copy()
+        return self._reader
 
     def summary(self) -> Sequence[str]:
         if self._folder is None:
@@ -180,12 +204,17 @@ class HuggingFaceBackend(BaseBackend):
         segments = template.render(messages)
         if segments[-1].text.rstrip().endswith(THINK_OPEN):
             yield THINK_OPEN  # the template has opened the thoughts already, so the answer will not
-        yield from self._stream(self._tokens_of().encode(segments), settings)
+        encode = self._tokens_of().encode
+        yield from self._stream(segments, self._memory.tokens_of(segments, encode, encode), settings)
 
     def generate_stream(self, prompt: str, parameters: Mapping[str, Any] | None = None) -> Iterator[str | Chunk]:
-        return self._stream(self._tokens_of().encode_raw(prompt), parameters or {})
+        reader, segments = self._tokens_of(), [Segment(prompt, literal=False)]
+        tokens = self._memory.tokens_of(segments, lambda _: reader.encode_raw(prompt), reader.encode)
+        return self._stream(segments, tokens, parameters or {})
 
-    def _stream(self, prompt: list[int], parameters: Mapping[str, Any]) -> Iterator[str | Chunk]:
+    def _stream(
+        self, segments: Sequence[Segment], prompt: list[int], parameters: Mapping[str, Any]
+    ) -> Iterator[str | Chunk]:
         self._stopped.clear()
         yield Chunk()  # whoever stops this answer is heard from here on
         if not prompt:
@@ -195,6 +224,7 @@ class HuggingFaceBackend(BaseBackend):
             raise ContextOverflow(len(prompt), window)
         decoder = self._tokens_of().decoder(parameters.get("stop") or ())
         cached = self._reusable(prompt)
+        self._memory.begin(segments, prompt)
         tokens: list[int] = []
         finish: FinishReason = "cancelled"
         try:
@@ -253,7 +283,9 @@ class HuggingFaceBackend(BaseBackend):
                 return "stop"
             if self._stopped.is_set():
                 return "cancelled"
-            if text := decoder.feed(token):
+            text = decoder.feed(token)
+            self._memory.add(token, text, whole=decoder.whole)
+            if text:
                 yield text
             if decoder.stopped:
                 return "stop"

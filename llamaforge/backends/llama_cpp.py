@@ -13,6 +13,7 @@ import gc
 import importlib.util
 import os
 import secrets
+import threading
 import traceback
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,8 @@ from ..hub import parse, require_package
 from ..memory import find_gpus, format_bytes, format_count, measure, verdict
 from ..packages import outdated
 from ..text_stream import THINK_OPEN
-from ..types import Chunk, FinishReason, LoadProgress, MemoryNeed, Message, ModelCard, Usage
+from ..token_memory import TokenMemory
+from ..types import Chunk, FinishReason, LoadProgress, MemoryNeed, Message, ModelCard, Prompt, Usage
 from .base import BaseBackend, plain_prompt
 from .llama_cpp_files import card_before_download, fetched_file, header_of, local_file, require_sha256
 from .llama_cpp_fit import (
@@ -90,6 +92,7 @@ class LlamaCppBackend(BaseBackend):
 
     Parameters = LlamaCppParameters
     file_keys = ("file", "sha256")
+    reads_beside = True  # llama.h: the API of tokenization is thread-safe
     about = "GGUF files on this computer: the fastest on a CPU, small by quantisation, private, at no cost."
     path_help = "The file on this computer, which stays where it is; or owner/name on the Hugging Face Hub."
     path_example = "/home/you/models/llama-3-8b-q4_k_m.gguf"
@@ -101,6 +104,8 @@ class LlamaCppBackend(BaseBackend):
         self._gpu_layers = 0
         self._abort = ctypes.create_string_buffer(2)  # a non-zero first byte stops a load and even a long prompt
         self._load_progress: LoadProgress | None = None
+        self._memory = TokenMemory()
+        self._reading = threading.Lock()  # to tokenize what is being closed would end the process
 
     def check(self, path: str, parameters: Mapping[str, Any]) -> None:
         if importlib.util.find_spec("llama_cpp") is None:
@@ -206,10 +211,12 @@ class LlamaCppBackend(BaseBackend):
         return self._llama is not None
 
     def unload_model(self) -> None:
-        llama, self._llama = self._llama, None
-        self._template = None
+        with self._reading:
+            llama, self._llama = self._llama, None
+            self._template, self._memory = None, TokenMemory()
+            if llama is not None:
+                llama.close()
         if llama is not None:
-            llama.close()
             del llama
             gc.collect()  # llama-cpp-python's objects refer to each other
 
@@ -217,7 +224,17 @@ class LlamaCppBackend(BaseBackend):
         self._abort.value = b"1"
 
     def count_tokens(self, text: str) -> int:
-        return len(self._loaded().tokenize(text.encode(), add_bos=False, special=False))
+        with self._reading:
+            return len(self._loaded().tokenize(text.encode("utf-8", "replace"), add_bos=False, special=False))
+
+    def render(self, messages: Sequence[Message]) -> Prompt:
+        with self._reading:
+            segments = self._segments(messages)
+            tokens = self._tokenize(segments)
+            text = "".join(segment.text for segment in segments)
+            bos = token_text(self._loaded(), self._loaded().token_bos())
+            added = bool(tokens) and tokens[0] == self._loaded().token_bos() and not text.startswith(bos)
+            return Prompt(f"{bos if added else ''}{text}", len(tokens))
 
     def summary(self) -> Sequence[str]:
         if self._header is None:
@@ -236,13 +253,10 @@ class LlamaCppBackend(BaseBackend):
         self, messages: Sequence[Message], parameters: Mapping[str, Any] | None = None
     ) -> Iterator[str | Chunk]:
         settings = dict(parameters or {})
-        template = self._chat_template()
-        if template is None:
+        segments = self._segments(messages)
+        if self._chat_template() is None:
             settings["stop"] = [*settings.get("stop", []), "\nuser:"]
-            yield from self.generate_stream(plain_prompt(messages), settings)
-            return
-        segments = template.render(messages)
-        if segments[-1].text.rstrip().endswith(THINK_OPEN):
+        elif segments[-1].text.rstrip().endswith(THINK_OPEN):
             yield THINK_OPEN  # the template has opened the thoughts already, so the answer will not
         yield from self._stream(segments, settings)
 
@@ -253,7 +267,7 @@ class LlamaCppBackend(BaseBackend):
         llama = self._loaded()
         self._abort.value = b""
         yield Chunk()  # whoever stops this answer is heard from here on
-        prompt = self._tokenize(segments)
+        prompt = self._memory.tokens_of(segments, self._tokenize, self._tokenize_rest)
         if not prompt:
             raise EmptyPrompt("Write a message first.")
         window = self.context_window or llama.n_ctx()
@@ -264,6 +278,7 @@ class LlamaCppBackend(BaseBackend):
         decoder = Decoder(llama, parameters.get("stop") or ())
         try:
             cached = self._reusable(prompt)
+            self._memory.begin(segments, prompt)
             yield from self._evaluate(prompt, cached)
             if not self._abort.value:
                 budget = min(parameters.get("max_tokens") or window, window - len(prompt))
@@ -318,7 +333,9 @@ class LlamaCppBackend(BaseBackend):
                 return "cancelled"
             if decoder.ends(token):
                 return "stop"
-            if text := decoder.feed(token):
+            text = decoder.feed(token)
+            self._memory.add(token, text, whole=decoder.whole)
+            if text:
                 yield text
             if decoder.stopped:
                 return "stop"
@@ -337,11 +354,23 @@ class LlamaCppBackend(BaseBackend):
         llama = self._loaded()
         bos = token_text(llama, llama.token_bos())
         add_bos = not (bos and segments and segments[0].text.startswith(bos))
+        first = self._tokens_of(segments[:1], add_bos=add_bos)
+        return [*first, *self._tokenize_rest(segments[1:])]
+
+    def _tokenize_rest(self, segments: Sequence[Segment]) -> list[int]:
+        return self._tokens_of(segments, add_bos=False)
+
+    def _tokens_of(self, segments: Sequence[Segment], *, add_bos: bool) -> list[int]:
         tokens: list[int] = []
-        for index, segment in enumerate(segments):
+        for segment in segments:
             text = segment.text.encode("utf-8", "replace")
-            tokens += llama.tokenize(text, add_bos=add_bos and index == 0, special=not segment.literal)
+            tokens += self._loaded().tokenize(text, add_bos=add_bos, special=not segment.literal)
         return tokens
+
+    def _segments(self, messages: Sequence[Message]) -> list[Segment]:
+        """Return a chat as the prompt that it is sent as."""
+        template = self._chat_template()
+        return template.render(messages) if template else [Segment(plain_prompt(messages), literal=False)]
 
     def _chat_template(self) -> ChatTemplate | None:
         if self._template is None and self._header is not None and self._header.chat_template:
