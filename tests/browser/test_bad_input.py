@@ -282,7 +282,8 @@ def copied(page: Page) -> str:
 
 
 def copy_answer(page: Page) -> str:
-    page.locator("#chat-turns .bot-row:not(:has(.thought-group)) + .message-buttons").last.get_by_label("Copy").click()
+    buttons = page.locator("#chat-turns .bot-row:not(:has(.thought-group, .lf-tail)) + .message-buttons")
+    buttons.last.get_by_label("Copy").click()
     return copied(page)
 
 
