@@ -296,6 +296,7 @@ def _wire_editing(tab: ChatTab) -> None:
     attached = [parts.input, parts.images, parts.attached, parts.notice]
     sees = "true" if page.for_owner else "false"
     js = f"(text, images) => window.llamaforge.attach(text, images, {sees})"
+    parts.input.change(None, parts.input, None, js="(text) => window.llamaforge.keepDraft(text)")
     parts.attach.click(None, [parts.input, parts.images], attached, js=js)
 
 

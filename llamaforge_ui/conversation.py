@@ -250,7 +250,7 @@ class Conversation:
         assert generation is not None and generation.result is not None
         said_nothing = not generation.text and not generation.reasoning
         if not (said_nothing and turn.said and generation.result.error is not None):
-            turn.about |= told(generation.result)  # else nothing was added to what was cut off before
+            turn.about |= told(generation.result) | {"lost": turn.lost}  # else nothing was added to what was cut off before
         turn.said, turn.thought, turn.generation = turn.text, turn.reasoning, None
         self._unsettled.remove(turn)
         try:
@@ -285,10 +285,15 @@ class Conversation:
         self.history.erase(self.id)  # it has never been answered
         self.is_kept, self._record.title = False, ""
 
-    def stop(self) -> None:
-        """Stop the running answer; what is written stays."""
+    def stop(self, *, lost: bool = False) -> None:
+        """Stop the running answer; what is written stays.
+
+        Args:
+            lost: nobody wanted that, the connection to the page was lost.
+        """
         self._asked = ("", 0.0)
         if self.running is not None:
+            self.turns[-1].lost = lost
             self.running.stop()
 
     # Versions and branches

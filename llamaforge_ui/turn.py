@@ -28,6 +28,7 @@ class Turn:
     id: int = 0
     parent: int | None = None
     created: float = field(default_factory=time.time)
+    lost: bool = False  # whether it ended because nobody was there any more to read it
     journaled: tuple[int, int] = (0, 0)  # characters of text and reasoning of the generation
 
     @property

@@ -93,7 +93,8 @@ def _tail(conversation: Conversation, turn: Turn, role: str) -> str:
 def _figures(turn: Turn, role: str) -> str:
     result = turn.result
     assert result is not None
-    summary = "edited" if turn.about.get("edited") else figures(result)
+    lost = " as the connection to this page was lost" if turn.about.get("lost") else ""
+    summary = "edited" if turn.about.get("edited") else f"{figures(result)}{lost}"
     acts = _button("branch", "Branch from here", turn)
     if role == "owner":  # guests are told neither the owner's words to the model nor its settings
         acts += _button("prompt", "Show the prompt", turn)

@@ -126,7 +126,7 @@ class Conversations:
                 visitor.left_at = time.monotonic()
         if conversation is None:
             return
-        self._part(session, conversation)
+        self._part(session, conversation, lost=True)
         if not conversation.sessions and conversation.turns and conversation.turns[-1].generation is not None:
             conversation.turns[-1].generation.wait(SETTLE_SECONDS)
         conversation.settle()
@@ -254,11 +254,11 @@ class Conversations:
         conversation.settle()
         return conversation
 
-    def _part(self, session: str, conversation: Conversation) -> None:
+    def _part(self, session: str, conversation: Conversation, *, lost: bool = False) -> None:
         conversation.sessions.discard(session)
         if not conversation.sessions:
             conversation.left_at = time.monotonic()
-            conversation.stop()
+            conversation.stop(lost=lost)
 
     def _drop_idle(self) -> None:
         """Let go of chats that nobody looks at: kept ones from memory, those of visitors who left for good."""

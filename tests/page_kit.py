@@ -375,8 +375,7 @@ def open_system_prompt(page: Page) -> Locator:
 
 def edit_message(page: Page, row: str, text: str) -> None:
     """Edit the last message of a row kind ("user-row" or "bot-row") that has a pencil."""
-    buttons = page.locator(f"#chat-turns .{row}:not(:has(.thought-group, .lf-tail)) + .message-buttons").last
-    buttons.get_by_label("Edit").click()
+    page.locator(f"#chat-turns .{row} + .message-buttons [aria-label=Edit]:visible").last.click()
     page.locator("#chat-turns .edit-textarea").fill(text)
     page.locator("#chat-turns").get_by_label("Submit").click()
 

@@ -14,6 +14,14 @@ window.llamaforge = {
     }
   },
 
+  // What is typed survives a reload, also the one with which Gradio answers a restart of the program.
+  keepDraft(text) {
+    try { sessionStorage.setItem("llamaforge-draft", text ?? ""); } catch { /* a browser that keeps nothing */ }
+  },
+  draft() {
+    try { return sessionStorage.getItem("llamaforge-draft") ?? ""; } catch { return ""; }
+  },
+
   // Saves a text as a file of the visitor's, without any file on the server.
   download(text, name) {
     const link = document.createElement("a");
@@ -98,6 +106,13 @@ window.llamaforge = {
       else setTimeout(look, 200);
     };
     look();
+  });
+
+  chatLog.then(() => {
+    const box = document.querySelector("#chat-input textarea");
+    if (!box || box.value || !window.llamaforge.draft()) return;
+    box.value = window.llamaforge.draft();
+    box.dispatchEvent(new Event("input", { bubbles: true }));
   });
 
   // The list of chats stands beside the chat where there is room for both, and is out of the way where there is not.

@@ -160,6 +160,8 @@ def test_a_reload_in_the_middle_keeps_what_was_written(page: Page, app: App, wat
     expect(answers(page)).to_contain_text(written)
     expect(users(page)).to_have_text("Count")
     expect(page.locator("#send")).to_be_visible()
+    expect(figures(page)).to_contain_text("stopped as the connection to this page was lost")
+    expect(page.get_by_role("button", name="Continue")).to_be_visible()
     watch.forget_leaving()
 
 
