@@ -189,7 +189,7 @@ ACTS: Mapping[str, Callable[[Acted], Updates]] = {
     "settings": _settings,
     "import": _import,
 }
-OWNERS = ("prompt", "settings")
+OWNERS = ("prompt", "settings", "import")  # the last could fill the memory with what was never said here
 
 
 def wire_acts(tab: ChatTab) -> None:
@@ -197,7 +197,7 @@ def wire_acts(tab: ChatTab) -> None:
     page, parts = tab.page, tab.parts
     asked, button = gr.Textbox(visible="hidden"), gr.Button(elem_id="act", elem_classes=shown(False))
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     async def act(
         asked: str, key: str, chat: str, system_prompt: str, box: str, request: gr.Request
     ) -> AsyncIterator[Updates]:
@@ -230,23 +230,23 @@ def wire_acts(tab: ChatTab) -> None:
 def _wire_sidebar(tab: ChatTab) -> None:
     page, sidebar = tab.page, tab.sidebar
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     def new_chat(request: gr.Request) -> Updates:
         page.conversations.new(session_of(request))
         return tab.opened(session_of(request))
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     def temporary_chat(request: gr.Request) -> Updates:
         page.conversations.new(session_of(request), temporary=True)
         return tab.opened(session_of(request))
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     def search(text: str, request: gr.Request) -> Updates:
         visit = page.conversations.visit(session_of(request))
         visit.search, visit.listed = (text or "")[:200], LISTED
         return {sidebar.list: chat_list(page, session_of(request))}
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     def rename(title: str, request: gr.Request) -> Updates:
         page.conversation(request).rename(title or "")
         return {
@@ -266,7 +266,7 @@ def _wire_export(tab: ChatTab) -> None:
     asked, button = gr.Textbox(visible="hidden"), gr.Button(elem_id="export", elem_classes=shown(False))
     text, name = gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     def export(asked: str, request: gr.Request) -> Updates:
         wanted, session = Act.model_validate_json(asked or "{}"), session_of(request)
         if wanted.act == "export-all":

@@ -198,7 +198,7 @@ def _wire_asking(tab: ChatTab) -> None:
     page, parts = tab.page, tab.parts
     whose: set[Any] = {parts.key, parts.chat, parts.system_prompt}
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     async def send(values: Updates, request: gr.Request) -> AsyncIterator[Updates]:
         session = session_of(request)
         attached: tuple[Any, ...] = ()
@@ -218,7 +218,7 @@ def _wire_asking(tab: ChatTab) -> None:
         async for updates in tab.answer(session, begin, input="", images="", attached=""):
             yield updates
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     async def regenerate(values: Updates, request: gr.Request) -> AsyncIterator[Updates]:
         def begin() -> Generation | None:
             conversation = tab.told(values, request)
@@ -227,7 +227,7 @@ def _wire_asking(tab: ChatTab) -> None:
         async for updates in tab.answer(session_of(request), begin):
             yield updates
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     def stop(request: gr.Request) -> None:
         page.conversation(request).stop()
 
@@ -258,7 +258,7 @@ def _wire_editing(tab: ChatTab) -> None:
     page, parts = tab.page, tab.parts
     whose: set[Any] = {parts.key, parts.chat, parts.system_prompt}
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     async def edit(values: Updates, change: gr.EditData, request: gr.Request) -> AsyncIterator[Updates]:
         session = session_of(request)
         index = change.index if isinstance(change.index, int) else change.index[0]
@@ -276,14 +276,14 @@ def _wire_editing(tab: ChatTab) -> None:
         async for updates in tab.answer(session, begin, box, written):
             yield updates
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     def undo(values: Updates, request: gr.Request) -> Updates:
         text = tab.told(values, request).undo()
         # A message that is being written is not overwritten by the one that comes back.
         restored = {} if (values[parts.input] or "").strip() else {"input": text}
         return tab.settled(session_of(request), **restored)
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     def choose_overflow(choice: str, request: gr.Request) -> Updates:
         conversation = page.conversation(request)
         conversation.overflow = "drop" if choice == "drop" else "refuse"
@@ -304,7 +304,7 @@ def _wire_visit(tab: ChatTab, blocks: gr.Blocks) -> None:
     page = tab.page
     tab_key = gr.Textbox(visible="hidden")
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     async def arrive(key: str, request: gr.Request) -> AsyncIterator[Updates]:
         """A page was opened or reloaded: show what this tab's chat holds."""
         session = session_of(request)
@@ -328,7 +328,7 @@ def _publish_endpoint(tab: ChatTab) -> None:
     """Publish /chat for gradio_client: a message in, the answer so far out, one conversation a visitor."""
     page = tab.page
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     async def chat(message: str, request: gr.Request) -> AsyncIterator[str]:
         conversation = page.conversation(request)
         tab.tell(conversation, "")

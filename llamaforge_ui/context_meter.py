@@ -20,7 +20,7 @@ def wire_meter(tab: ChatTab) -> None:
     """Count anew when the chat, the model or what is typed changes; typing alone never counts the chat again."""
     page, parts = tab.page, tab.parts
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     def measure(values: dict[Any, Any], request: gr.Request) -> str:
         conversation = page.conversation(request)
         typed = clean_text(values[parts.input] or "")

@@ -250,7 +250,9 @@ class Conversation:
         assert generation is not None and generation.result is not None
         said_nothing = not generation.text and not generation.reasoning
         if not (said_nothing and turn.said and generation.result.error is not None):
-            turn.about |= told(generation.result) | {"lost": turn.lost}  # else nothing was added to what was cut off before
+            turn.about |= told(generation.result) | {
+                "lost": turn.lost
+            }  # else nothing was added to what was cut off before
         turn.said, turn.thought, turn.generation = turn.text, turn.reasoning, None
         self._unsettled.remove(turn)
         try:

@@ -103,7 +103,8 @@ class Guests:
         return self._forge.config.models[name] if name is not None else None
 
     def _require_small(self, messages: Sequence[Message]) -> None:
-        limits, length = self.limits, len(messages[-1].content)
+        limits = self.limits
+        length = next((len(message.content) for message in reversed(messages) if message.role == "user"), 0)
         if length > limits.message_characters:
             raise GuestLimit(
                 f"Your message has {length:,} characters; guests may send {limits.message_characters:,}. Shorten it."

@@ -76,7 +76,8 @@ def chat_list(page: Page, session: str) -> str:
     if len(found) > visit.listed:
         parts.append(_act("more", "Show more"))
     every = _act("export-all", "Export all") if found and not searched else ""
-    parts.append(f'<p class="lf-files">{_act("import", "Import")}{every}</p>')
+    read_in = _act("import", "Import") if page.for_owner else ""
+    parts.append(f'<p class="lf-files">{read_in}{every}</p>' if read_in or every else "")
     return "".join(parts)
 
 
