@@ -82,6 +82,17 @@ def test_the_next_message_evaluates_no_old_token_whatever_the_model_wrote(
         chat = [*chat, Message("assistant", text), Message("user", "And then?")]
 
 
+@pytest.mark.parametrize("engine", ["llama.cpp", "worker", "huggingface"])
+def test_the_prompt_is_counted_in_the_tokens_that_the_model_wrote(engines: dict[str, LlamaForge], engine: str) -> None:
+    forge, chat = engines[engine], [QUESTION]
+    for _ in range(4):
+        prompt = forge.prompt(chat)
+        result = forge.chat_stream(chat, {**GREEDY, "max_tokens": 20}).wait(30)
+        assert result is not None and result.usage is not None and prompt is not None
+        assert prompt.tokens == result.usage.prompt_tokens
+        chat = [*chat, Message("assistant", result.text), Message("user", "And then?")]
+
+
 def test_an_answer_that_was_edited_is_read_as_it_stands(engines: dict[str, LlamaForge]) -> None:
     forge = engines["llama.cpp"]
     forge.chat([QUESTION], {**GREEDY, "max_tokens": 15})

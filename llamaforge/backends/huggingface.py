@@ -174,10 +174,11 @@ class HuggingFaceBackend(BaseBackend):
             reader = self._beside()
             template = self._chat_template()
             if template is None:
-                tokens = reader.encode_raw(plain_prompt(messages))
+                tokens = self._raw_tokens(plain_prompt(messages), reader)
                 return Prompt(reader.spelled(tokens), len(tokens))
             segments = template.render(messages)
-            return Prompt("".join(segment.text for segment in segments), len(reader.encode(segments)))
+            tokens = self._memory.tokens_of(segments, reader.encode, reader.encode)
+            return Prompt("".join(segment.text for segment in segments), len(tokens))
 
     def _beside(self) -> Tokenizer:
         """Return a tokenizer that no running answer uses: to encode changes it for a moment."""
@@ -208,9 +209,12 @@ class HuggingFaceBackend(BaseBackend):
         yield from self._stream(segments, self._memory.tokens_of(segments, encode, encode), settings)
 
     def generate_stream(self, prompt: str, parameters: Mapping[str, Any] | None = None) -> Iterator[str | Chunk]:
-        reader, segments = self._tokens_of(), [Segment(prompt, literal=False)]
-        tokens = self._memory.tokens_of(segments, lambda _: reader.encode_raw(prompt), reader.encode)
-        return self._stream(segments, tokens, parameters or {})
+        tokens = self._raw_tokens(prompt, self._tokens_of())
+        return self._stream([Segment(prompt, literal=False)], tokens, parameters or {})
+
+    def _raw_tokens(self, prompt: str, reader: Tokenizer) -> list[int]:
+        segments = [Segment(prompt, literal=False)]
+        return self._memory.tokens_of(segments, lambda _: reader.encode_raw(prompt), reader.encode)
 
     def _stream(
         self, segments: Sequence[Segment], prompt: list[int], parameters: Mapping[str, Any]

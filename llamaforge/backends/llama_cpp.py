@@ -230,7 +230,7 @@ class LlamaCppBackend(BaseBackend):
     def render(self, messages: Sequence[Message]) -> Prompt:
         with self._reading:
             segments = self._segments(messages)
-            tokens = self._tokenize(segments)
+            tokens = self._memory.tokens_of(segments, self._tokenize, self._tokenize_rest)
             text = "".join(segment.text for segment in segments)
             bos = token_text(self._loaded(), self._loaded().token_bos())
             added = bool(tokens) and tokens[0] == self._loaded().token_bos() and not text.startswith(bos)
