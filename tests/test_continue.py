@@ -139,6 +139,27 @@ def test_a_model_that_opens_its_thoughts_does_not_open_them_twice(tmp_path: Path
     forge.unload_model()
 
 
+def test_a_continued_answer_that_ends_in_the_word_think_has_no_thoughts(tmp_path: Path) -> None:
+    forge = LlamaForge(tmp_path)
+    forge.add_model("tiny", str(write_tiny_gguf(tmp_path / "t.gguf", "Yes.")), "llama.cpp", {"n_threads": 1})
+    forge.load_model("tiny")
+    answer = forge.chat_stream([QUESTION, Message("assistant", "Thoughts begin with <think>")])
+    assert ("".join(answer), answer.reasoning) == ("Yes.", "")
+    forge.unload_model()
+
+
+def test_a_continued_answer_may_write_about_thoughts(tmp_path: Path) -> None:
+    backend = ScriptedBackend()
+    register_backend("scripted", type("Scripted", (ScriptedBackend,), {"__new__": lambda cls: backend}))
+    forge = LlamaForge(tmp_path)
+    forge.add_model("s", "s", "scripted")
+    forge.load_model("s")
+    backend.say("  <think> opens them, ", "</think> ends them.", None)
+    answer = forge.chat_stream([QUESTION, Message("assistant", "The tag")])
+    assert ("".join(answer), answer.reasoning) == ("  <think> opens them, </think> ends them.", "")
+    forge.unload_model()
+
+
 def test_a_custom_backend_is_given_its_own_last_words(tmp_path: Path) -> None:
     backend = ScriptedBackend()
     register_backend("scripted", type("Scripted", (ScriptedBackend,), {"__new__": lambda cls: backend}))

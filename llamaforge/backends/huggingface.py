@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import hub
-from ..chat_template import ChatTemplate, Segment
+from ..chat_template import ChatTemplate, Segment, opens_thoughts
 from ..errors import ContextOverflow, EmptyPrompt, LlamaForgeError, ModelError
 from ..memory import format_bytes, format_count
 from ..text_stream import THINK_OPEN
@@ -203,7 +203,7 @@ class HuggingFaceBackend(BaseBackend):
             yield from self.generate_stream(plain_prompt(messages), settings)
             return
         segments = template.render(messages)
-        if segments[-1].text.rstrip().endswith(THINK_OPEN):
+        if opens_thoughts(messages, segments):
             yield THINK_OPEN  # the template has opened the thoughts already, so the answer will not
         encode = self._tokens_of().encode
         yield from self._stream(segments, self._memory.tokens_of(segments, encode, encode), settings)

@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..chat_template import ChatTemplate, Segment
+from ..chat_template import ChatTemplate, Segment, opens_thoughts
 from ..errors import BackendMissing, ContextOverflow, EmptyPrompt, GenerationError, ModelError, ParameterError
 from ..gguf_file import GGUFHeader, require_chat_model
 from ..hub import parse, require_package
@@ -256,7 +256,7 @@ class LlamaCppBackend(BaseBackend):
         segments = self._segments(messages)
         if self._chat_template() is None:
             settings["stop"] = [*settings.get("stop", []), "\nuser:"]
-        elif segments[-1].text.rstrip().endswith(THINK_OPEN):
+        elif opens_thoughts(messages, segments):
             yield THINK_OPEN  # the template has opened the thoughts already, so the answer will not
         yield from self._stream(segments, settings)
 
