@@ -110,6 +110,12 @@ class ChatTemplate:
             raise _template_error(error) from error
 
 
+def opens_thoughts(messages: Sequence[Message], segments: Sequence[Segment]) -> bool:
+    """Tell whether a prompt has opened the thoughts already; behind an answer that goes on, <think> is a word."""
+    continued = bool(messages) and messages[-1].role == "assistant"
+    return not continued and segments[-1].text.rstrip().endswith(THINK_OPEN)
+
+
 def _bounded(pieces: Iterable[str]) -> str:
     """Join what a template writes, as long as it ends and fits; a loop that writes nothing is ended by Stop."""
     text: list[str] = []

@@ -340,13 +340,16 @@ class LlamaForge:
         require_few_images(chat)
         if not engine.backend.sees_images and any(message.images for message in chat):
             raise NoVision(self._status.model)
+        # Thoughts stand before an answer: in one that goes on, <think> is a word. A service begins a new one.
+        continued = chat[-1].role == "assistant" and not engine.backend.is_service
+        split = as_chunks if continued else split_reasoning
 
         def answer(lane: BaseBackend) -> Iterator[Chunk]:
             kept, dropped = fitting(lane, chat, settings.get("max_tokens")) if overflow == "drop" else (chat, 0)
             if dropped:
                 yield Chunk(dropped=dropped)
             stream = or_whole(lane.chat_stream(kept, settings), lambda: lane.generate(plain_prompt(kept), settings))
-            yield from split_reasoning(ended_by(settings.get("stop"), stream))
+            yield from split(ended_by(settings.get("stop"), stream))
 
         return engine.submit(answer, told, last=last)
 

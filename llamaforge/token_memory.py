@@ -7,33 +7,40 @@ is given the very tokens that the KV cache holds, so that nothing is evaluated t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from .chat_template import Segment
 
 Tokenize = Callable[[Sequence[Segment]], list[int]]
 
 
+class Exchange(NamedTuple):
+    """A prompt, by its key and its tokens, and the answer to it: texts, each with the tokens that say it."""
+
+    key: str
+    prompt: list[int]
+    pieces: list[tuple[str, list[int]]]
+
+
 class TokenMemory:
-    """Remembers one prompt and its answer."""
+    """Remembers one prompt and its answer; one thread writes, and any may ask meanwhile."""
 
     def __init__(self) -> None:
-        self._key = ""  # of the prompt
-        self._prompt: list[int] = []
-        self._pieces: list[tuple[str, list[int]]] = []  # of the answer: a text, and the tokens that say it
+        self._last = Exchange("", [], [])  # replaced as a whole, so that nobody reads half of each
         self._open: list[int] = []  # tokens whose text is not whole yet, and that text
         self._text = ""
 
     def begin(self, segments: Sequence[Segment], tokens: Sequence[int]) -> None:
         """Note a prompt whose answer begins."""
-        self._key, self._prompt = "".join(map(_key, segments)), list(tokens)
-        self._pieces, self._open, self._text = [], [], ""
+        self._last = Exchange("".join(map(_key, segments)), list(tokens), [])
+        self._open, self._text = [], ""
 
     def add(self, token: int, text: str, *, whole: bool) -> None:
         """Note a token of the answer and the text that came with it; `whole` when no part of a text is held back."""
         self._open.append(token)
         self._text += text
         if whole:
-            self._pieces.append((self._text, self._open))
+            self._last.pieces.append((self._text, self._open))
             self._open, self._text = [], ""
 
     def tokens_of(self, segments: Sequence[Segment], tokenize: Tokenize, tokenize_rest: Tokenize) -> list[int]:
@@ -42,11 +49,11 @@ class TokenMemory:
         Args:
             tokenize_rest: tokenizes what is no beginning of a prompt.
         """
-        key = "".join(map(_key, segments))
-        if not self._key or not key.startswith(self._key):
+        key, last = "".join(map(_key, segments)), self._last
+        if not last.key or not key.startswith(last.key):
             return tokenize(segments)
-        tokens, place = list(self._prompt), len(self._key)
-        for text, spelled in self._pieces:
+        tokens, place = list(last.prompt), len(last.key)
+        for text, spelled in last.pieces:
             if place == len(key):
                 break  # it was stopped here, and written on for a moment
             if not key.startswith(text, place):

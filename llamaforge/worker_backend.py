@@ -128,11 +128,16 @@ class WorkerBackend(BaseBackend):
         return Prompt(**fields) if fields else None
 
     def _read(self, method: str, *arguments: Any) -> Any:
-        """Ask the child for what it can tell beside a running answer, else in its turn."""
-        if not self._near.reads_beside:
-            return _last(self._stream(method, *arguments))
+        """Ask the child for what it can tell beside a running answer, else in its turn; None where it is gone."""
         child = self._child
-        return child.aside(method, arguments) if child is not None and not self._loading else None
+        if child is None or not child.alive or self._loading:
+            return None
+        if self._near.reads_beside:
+            return child.aside(method, arguments)
+        try:
+            return _last(self._stream(method, *arguments))
+        except ChildEnded:
+            return None  # the next answer starts another
 
     def summary(self) -> Sequence[str]:
         return tuple(self._facts.get("summary", ()))

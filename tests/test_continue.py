@@ -82,6 +82,17 @@ def test_the_next_message_evaluates_no_old_token_whatever_the_model_wrote(
         chat = [*chat, Message("assistant", text), Message("user", "And then?")]
 
 
+@pytest.mark.parametrize("engine", ["llama.cpp", "worker", "huggingface"])
+def test_the_prompt_is_counted_in_the_tokens_that_the_model_wrote(engines: dict[str, LlamaForge], engine: str) -> None:
+    forge, chat = engines[engine], [QUESTION]
+    for _ in range(4):
+        prompt = forge.prompt(chat)
+        result = forge.chat_stream(chat, {**GREEDY, "max_tokens": 20}).wait(30)
+        assert result is not None and result.usage is not None and prompt is not None
+        assert prompt.tokens == result.usage.prompt_tokens
+        chat = [*chat, Message("assistant", result.text), Message("user", "And then?")]
+
+
 def test_an_answer_that_was_edited_is_read_as_it_stands(engines: dict[str, LlamaForge]) -> None:
     forge = engines["llama.cpp"]
     forge.chat([QUESTION], {**GREEDY, "max_tokens": 15})
@@ -125,6 +136,27 @@ def test_a_model_that_opens_its_thoughts_does_not_open_them_twice(tmp_path: Path
     assert prompt is not None and prompt.text.endswith("assistant: <think>\n\n</think>\n\nIt is 4")
     continued = forge.chat_stream([QUESTION, Message("assistant", "It is 4")])
     assert "".join(continued) and continued.reasoning == ""
+    forge.unload_model()
+
+
+def test_a_continued_answer_that_ends_in_the_word_think_has_no_thoughts(tmp_path: Path) -> None:
+    forge = LlamaForge(tmp_path)
+    forge.add_model("tiny", str(write_tiny_gguf(tmp_path / "t.gguf", "Yes.")), "llama.cpp", {"n_threads": 1})
+    forge.load_model("tiny")
+    answer = forge.chat_stream([QUESTION, Message("assistant", "Thoughts begin with <think>")])
+    assert ("".join(answer), answer.reasoning) == ("Yes.", "")
+    forge.unload_model()
+
+
+def test_a_continued_answer_may_write_about_thoughts(tmp_path: Path) -> None:
+    backend = ScriptedBackend()
+    register_backend("scripted", type("Scripted", (ScriptedBackend,), {"__new__": lambda cls: backend}))
+    forge = LlamaForge(tmp_path)
+    forge.add_model("s", "s", "scripted")
+    forge.load_model("s")
+    backend.say("  <think> opens them, ", "</think> ends them.", None)
+    answer = forge.chat_stream([QUESTION, Message("assistant", "The tag")])
+    assert ("".join(answer), answer.reasoning) == ("  <think> opens them, </think> ends them.", "")
     forge.unload_model()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from hub_stand_in import Hub
-from scripted import run_python, until
+from scripted import PATIENCE, run_python, until
 from tiny_gguf import COUNTING_ANSWER, DEFAULT_ANSWER, THINKING_ANSWER
 from tiny_hf import write_random_pair, write_tiny_hf
 from worker_kit import result_of
@@ -316,6 +316,18 @@ def test_a_seed_repeats_and_another_differs(load: Any, tmp_path: Path) -> None:
     backend = load(write_tiny_hf(tmp_path / "shuffled", shuffled=True))
     said = [chat(backend, "Hello", seed=seed, temperature=1.0, top_k=1000)[0] for seed in (1, 1, 2)]
     assert said[0] == said[1] != said[2]
+
+
+def test_an_answer_can_be_had_again_with_the_settings_that_it_tells(tmp_path: Path) -> None:
+    forge = LlamaForge(tmp_path / "configs")
+    folder = write_tiny_hf(tmp_path / "hf", shuffled=True)
+    forge.add_model("tiny", str(folder), "huggingface", {"device": "cpu", "temperature": 1.5, "max_tokens": 20})
+    forge.load_model("tiny")
+    first = forge.chat_stream([Message("user", "Hello")])
+    assert first.wait(PATIENCE) and "seed" in first.settings
+    again, other = (forge.chat([Message("user", "Hello")], settings) for settings in (first.settings, {}))
+    assert again == first.text != other
+    forge.unload_model()
 
 
 def test_without_a_seed_no_two_answers_are_the_same(load: Any, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import hub
-from ..chat_template import ChatTemplate, Segment
+from ..chat_template import ChatTemplate, Segment, opens_thoughts
 from ..errors import ContextOverflow, EmptyPrompt, LlamaForgeError, ModelError
 from ..memory import format_bytes, format_count
 from ..text_stream import THINK_OPEN
@@ -174,10 +174,11 @@ class HuggingFaceBackend(BaseBackend):
             reader = self._beside()
             template = self._chat_template()
             if template is None:
-                tokens = reader.encode_raw(plain_prompt(messages))
+                tokens = self._raw_tokens(plain_prompt(messages), reader)
                 return Prompt(reader.spelled(tokens), len(tokens))
             segments = template.render(messages)
-            return Prompt("".join(segment.text for segment in segments), len(reader.encode(segments)))
+            tokens = self._memory.tokens_of(segments, reader.encode, reader.encode)
+            return Prompt("".join(segment.text for segment in segments), len(tokens))
 
     def _beside(self) -> Tokenizer:
         """Return a tokenizer that no running answer uses: to encode changes it for a moment."""
@@ -202,15 +203,18 @@ class HuggingFaceBackend(BaseBackend):
             yield from self.generate_stream(plain_prompt(messages), settings)
             return
         segments = template.render(messages)
-        if segments[-1].text.rstrip().endswith(THINK_OPEN):
+        if opens_thoughts(messages, segments):
             yield THINK_OPEN  # the template has opened the thoughts already, so the answer will not
         encode = self._tokens_of().encode
         yield from self._stream(segments, self._memory.tokens_of(segments, encode, encode), settings)
 
     def generate_stream(self, prompt: str, parameters: Mapping[str, Any] | None = None) -> Iterator[str | Chunk]:
-        reader, segments = self._tokens_of(), [Segment(prompt, literal=False)]
-        tokens = self._memory.tokens_of(segments, lambda _: reader.encode_raw(prompt), reader.encode)
-        return self._stream(segments, tokens, parameters or {})
+        tokens = self._raw_tokens(prompt, self._tokens_of())
+        return self._stream([Segment(prompt, literal=False)], tokens, parameters or {})
+
+    def _raw_tokens(self, prompt: str, reader: Tokenizer) -> list[int]:
+        segments = [Segment(prompt, literal=False)]
+        return self._memory.tokens_of(segments, lambda _: reader.encode_raw(prompt), reader.encode)
 
     def _stream(
         self, segments: Sequence[Segment], prompt: list[int], parameters: Mapping[str, Any]

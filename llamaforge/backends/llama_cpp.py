@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..chat_template import ChatTemplate, Segment
+from ..chat_template import ChatTemplate, Segment, opens_thoughts
 from ..errors import BackendMissing, ContextOverflow, EmptyPrompt, GenerationError, ModelError, ParameterError
 from ..gguf_file import GGUFHeader, require_chat_model
 from ..hub import parse, require_package
@@ -230,7 +230,7 @@ class LlamaCppBackend(BaseBackend):
     def render(self, messages: Sequence[Message]) -> Prompt:
         with self._reading:
             segments = self._segments(messages)
-            tokens = self._tokenize(segments)
+            tokens = self._memory.tokens_of(segments, self._tokenize, self._tokenize_rest)
             text = "".join(segment.text for segment in segments)
             bos = token_text(self._loaded(), self._loaded().token_bos())
             added = bool(tokens) and tokens[0] == self._loaded().token_bos() and not text.startswith(bos)
@@ -256,7 +256,7 @@ class LlamaCppBackend(BaseBackend):
         segments = self._segments(messages)
         if self._chat_template() is None:
             settings["stop"] = [*settings.get("stop", []), "\nuser:"]
-        elif segments[-1].text.rstrip().endswith(THINK_OPEN):
+        elif opens_thoughts(messages, segments):
             yield THINK_OPEN  # the template has opened the thoughts already, so the answer will not
         yield from self._stream(segments, settings)
 
