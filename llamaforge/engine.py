@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from .backends.base import BaseBackend
-from .errors import Busy, NoModelLoaded
+from .errors import Busy, ModelError, NoModelLoaded
 from .generation import Generation
 from .types import Chunk
 
@@ -79,7 +79,12 @@ class Engine:
     def read(self, read: Callable[[BaseBackend], Value]) -> Value | None:
         """Return what a backend tells beside its answers; of one that cannot, None while an answer runs."""
         if self.backend.reads_beside:
-            return read(self.backend)
+            try:
+                return read(self.backend)
+            except ModelError:
+                if self._closing:
+                    return None  # it was unloaded meanwhile
+                raise
         with self._changed:  # no answer begins meanwhile
             return None if self._current or self._waiting or self._closing else read(self.backend)
 
