@@ -450,9 +450,9 @@ class LlamaForge:
             path, parameters = self.config.model_path(model), effective(model, self.config.settings, call)
             loaded_by = load_settings(model, self.config.settings, call)
             need = backend.memory_needed(path, parameters)
-            defaults = _defaults(model.backend, backend, path)
             backend.load_model(path, parameters | ({"sha256": model.sha256} if model.sha256 else {}))
             self._require_newest(command, model.name)
+            defaults = _defaults(model.backend, backend, path)
         except BaseException as failure:
             self._loading = None
             superseded = command != self._command
