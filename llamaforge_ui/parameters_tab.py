@@ -61,11 +61,12 @@ def build_parameters_tab(page: Page, bar: ModelBar) -> ParametersTab:
     return ParametersTab(page, source)
 
 
-def drawn_from(page: Page, name: str | None) -> str:
+def drawn_from(page: Page, name: str | None, request: gr.Request) -> str:
     """Return what the controls of a model are drawn from, so that they are drawn anew when it changes."""
+    conversation = page.conversation(request)
     status, model = page.forge.status, page.forge.config.models.get(name or "")
     digest = model.file.digest if model is not None and model.file is not None else None
-    return f"{name} {status.model} {status.context_window} {digest}"
+    return f"{name} {status.model} {status.context_window} {digest} {conversation.id} {conversation.given}"
 
 
 def _draw_controls(page: Page, bar: ModelBar, reasons: tuple[gr.State, gr.Textbox], line: gr.HTML) -> None:
@@ -76,7 +77,7 @@ def _draw_controls(page: Page, bar: ModelBar, reasons: tuple[gr.State, gr.Textbo
 
     @page.access.handler("owner")
     def follow(values: Updates, request: gr.Request) -> Updates:
-        return {source: drawn_from(page, values[bar.parts.select])}
+        return {source: drawn_from(page, values[bar.parts.select], request)}
 
     bar.parts.select.change(follow, {bar.parts.select}, source, trigger_mode="always_last", **at_once())
 
@@ -318,7 +319,7 @@ def _wire_saving(
         page.forget_parameters(request, name)
         page.forge.changed()
         # One of the two: controls that are drawn twice would lose what is typed in between.
-        return {line: notice(text, "hint"), source: drawn_from(page, name)}
+        return {line: notice(text, "hint"), source: drawn_from(page, name, request)}
 
     @page.access.handler("owner")
     def save_parameters(values: Updates, request: gr.Request) -> Updates:
