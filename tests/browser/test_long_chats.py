@@ -38,6 +38,8 @@ def app(folder: Path) -> Iterator[App]:
     app = App(folder)
     slow = write_tiny_gguf(folder / "slow.gguf", COUNTING_ANSWER, endless=True, layers=8, n_ctx_train=16384)
     app.write_model("slow", slow, n_ctx=16384)
+    wide = write_tiny_gguf(folder / "wide.gguf", COUNTING_ANSWER, endless=True, layers=1, n_ctx_train=32768)
+    app.write_model("wide", wide, n_ctx=32768)
     app.write_model("tiny", write_tiny_gguf(folder / "tiny.gguf"), n_ctx=512)
     app.write_model("random", write_tiny_gguf(folder / "random.gguf", shuffled=True), temperature=1.5)
     with running(app):
@@ -244,7 +246,7 @@ def test_every_button_of_the_chat_is_reached_by_the_keyboard_and_seen(page: Page
 
 
 def test_a_chat_of_a_thousand_messages_opens_in_a_second_and_chats_on(page: Page, app: App) -> None:
-    load(page, app, "slow")
+    load(page, app, "wide")
     ask_briefly(page, "A new chat")
     import_chat(page, 1000)
     expect(users(page)).to_have_count(20)

@@ -162,7 +162,7 @@ def test_a_guest_sees_the_chat_and_nothing_of_the_owners(page: Page) -> None:
     assert page.get_by_role("button").all_inner_texts() == [
         "",  # shows and hides the chats
         *("New chat", "Temporary chat"),
-        *("Attach", "Send", "Regenerate", "Undo", "New chat"),
+        *("Send", "Attach", "Regenerate", "Undo", "New chat"),
     ]
 
 
