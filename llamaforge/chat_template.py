@@ -14,18 +14,21 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .errors import ModelError
-from .types import Message
+from .types import Image, Message
 
 MOST_SECONDS = 2.0
 MOST_CHARACTERS = 64 * 2**20  # no context window holds as much
 MOST_TIMES = 10_000
+PLAIN = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
+"""Stands in for the template of a model that has none: the chat as base.plain_prompt spells it."""
 
 
 class Segment(NamedTuple):
-    """A part of a prompt; in literal parts no control token may be read."""
+    """A part of a prompt: a text, or a picture. In literal parts no control token may be read."""
 
     text: str
     literal: bool
+    image: Image | None = None
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -69,26 +72,33 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message]) -> list[Segment]:
         """Return the prompt in segments; where a message spells a control token, that text is a literal segment.
 
+        Pictures are segments of their own, each on a line before the text of its message.
+
         Raises:
             ModelError: the template refuses the chat or has an error.
         """
         mark = secrets.token_hex(8)
-        literals: list[str] = []
+        held: list[Segment] = []
 
-        def guard(match: re.Match[str]) -> str:
-            literals.append(match.group())
-            return f"{mark}:{len(literals) - 1};"
+        def hold(segment: Segment) -> str:
+            held.append(segment)
+            return f"{mark}:{len(held) - 1};"
 
-        contents = [self._control.sub(guard, m.content) if self._control else m.content for m in messages]
+        def guarded(message: Message) -> str:
+            pictures = [hold(Segment("", literal=True, image=image)) + "\n" for image in message.images]
+            text = message.content
+            if self._control:
+                text = self._control.sub(lambda match: hold(Segment(match.group(), literal=True)), text)
+            return "".join(pictures) + text
+
+        contents = [guarded(message) for message in messages]
         turns = [{"role": m.role, "content": content} for m, content in zip(messages, contents, strict=True)]
         prompt = self._fill(turns)
         if not prompt:
             raise _template_error(ValueError("it gives an empty prompt"))
-        if not literals:
-            return [Segment(prompt, literal=False)]
         parts = re.split(f"{mark}:([0-9]+);", prompt)
-        texts = [literals[int(part)] if odd % 2 else part for odd, part in enumerate(parts)]
-        return [Segment(text, literal=bool(odd % 2)) for odd, text in enumerate(texts) if text]
+        segments = [held[int(part)] if odd % 2 else Segment(part, literal=False) for odd, part in enumerate(parts)]
+        return [segment for segment in segments if segment.text or segment.image]
 
     def _fill(self, turns: list[dict[str, Any]]) -> str:
         try:

@@ -15,21 +15,30 @@ import os
 import secrets
 import traceback
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..chat_template import ChatTemplate, Segment
-from ..errors import BackendMissing, ContextOverflow, EmptyPrompt, GenerationError, ModelError, ParameterError
+from ..chat_template import PLAIN, ChatTemplate, Segment
+from ..errors import (
+    BackendMissing,
+    ContextOverflow,
+    EmptyPrompt,
+    GenerationError,
+    LlamaForgeError,
+    ModelError,
+    NoVision,
+    ParameterError,
+)
 from ..gguf_file import GGUFHeader, require_chat_model
 from ..hub import parse, require_package
 from ..memory import find_gpus, format_bytes, format_count, measure, verdict
 from ..packages import outdated
 from ..text_stream import THINK_OPEN
-from ..types import Chunk, FinishReason, LoadProgress, MemoryNeed, Message, ModelCard, Usage
-from .base import BaseBackend, plain_prompt
+from ..types import Chunk, FinishReason, Image, LoadProgress, MemoryNeed, Message, ModelCard, Usage
+from .base import BaseBackend
 from .llama_cpp_files import card_before_download, fetched_file, header_of, local_file, require_sha256
 from .llama_cpp_fit import (
-    DEFAULT_N_BATCH,
     DEFAULT_N_CTX,
     context_window,
     default_threads,
@@ -51,38 +60,12 @@ from .llama_cpp_native import (
     supports_gpu,
     token_text,
 )
-from .parameters import SamplingParameters, load, validate
+from .llama_cpp_parameters import LlamaCppParameters
+from .llama_cpp_vision import Projector, fetched_projector, projector_of, require_projector, size_of
+from .parameters import validate
 
 if TYPE_CHECKING:
     from llama_cpp import Llama
-
-
-class LlamaCppParameters(SamplingParameters):
-    """Parameters of llama.cpp, by the names of llama-cpp-python's `Llama`."""
-
-    n_gpu_layers: int | None = load(
-        None,
-        "Layers computed on the GPU; 0 is CPU only, -1 or unset is as many as fit.",
-        ge=-1,
-        le=9999,
-        advanced=False,
-    )
-    n_ctx: int | None = load(
-        None,
-        "Context window in tokens, for prompt and answer. Unset: as trained, at most 8,192, less if RAM is short.",
-        ge=256,
-        le=16_777_216,
-        step=256,
-        advanced=False,
-    )
-    n_batch: int | None = load(
-        DEFAULT_N_BATCH, "Prompt tokens evaluated at a time; more is faster and takes more memory.", ge=1, le=16_384
-    )
-    f16_kv: bool | None = load(True, "Keep the KV cache in 16 bits; off keeps 32 bits and takes twice the memory.")
-    n_threads: int | None = load(None, "CPU threads. Unset: the physical cores but one.", ge=1, le=512)
-    flash_attn: bool | None = load(False, "Flash attention: less memory for long context windows, faster on GPUs.")
-    use_mmap: bool | None = load(True, "Map the file into memory instead of reading it; loads faster.")
-    use_mlock: bool | None = load(False, "Keep the model in RAM so that it is never swapped out.")
 
 
 class LlamaCppBackend(BaseBackend):
@@ -98,6 +81,7 @@ class LlamaCppBackend(BaseBackend):
         self._llama: Llama | None = None
         self._header: GGUFHeader | None = None
         self._template: ChatTemplate | None = None
+        self._projector: Projector | None = None
         self._gpu_layers = 0
         self._abort = ctypes.create_string_buffer(2)  # a non-zero first byte stops a load and even a long prompt
         self._load_progress: LoadProgress | None = None
@@ -114,6 +98,9 @@ class LlamaCppBackend(BaseBackend):
         header = header_of(file)
         require_chat_model(header)
         require_loadable(header)
+        projector = projector_of(file, parameters.get("mmproj"))
+        if projector is not None and (projector.exists() or parse(path) is None):  # else it is fetched first
+            require_projector(projector)
 
     def describe(self, path: str) -> ModelCard:
         file = local_file(path)
@@ -130,6 +117,8 @@ class LlamaCppBackend(BaseBackend):
             "Trained context": f"{header.n_ctx_train:,} tokens",
             "Chat template": "its own" if header.chat_template else "none: plain “user:” and “assistant:” lines",
         }
+        if projector := projector_of(file, None):
+            card["Pictures"] = f"yes, with {projector.name}"
         return ModelCard(
             facts=card,
             limits={"n_gpu_layers": header.n_layers, "n_ctx": header.n_ctx_train, "n_threads": os.cpu_count() or 1},
@@ -146,7 +135,9 @@ class LlamaCppBackend(BaseBackend):
         if file is None:
             return None
         header = header_of(file)
-        return memory_need(header, context_window(header, parameters), parameters)
+        need = memory_need(header, context_window(header, parameters), parameters)
+        projector = projector_of(file, parameters.get("mmproj"))
+        return replace(need, weights=need.weights + size_of(projector)) if projector is not None else need
 
     def secrets(self, path: str) -> Sequence[str]:
         return ("HF_TOKEN",) if parse(path) is not None else ()
@@ -179,6 +170,24 @@ class LlamaCppBackend(BaseBackend):
         self._gpu_layers = layers
         self.context_window = min(window, self._llama.n_ctx())
         abort_when_set(self._llama, self._abort)
+        self._load_projector(model_path, path, settings.get("mmproj"))
+
+    def _load_projector(self, model_path: str, path: Path, stated: str | None) -> None:
+        """Let the model see, where it has a projector."""
+        try:
+            if file := fetched_projector(model_path, path, stated, self._fetched_so_far):
+                require_projector(file)
+                gpu = bool(self._gpu_layers)
+                self._projector = Projector(file, self._loaded(), use_gpu=gpu, stopped=self._told_to_stop)
+        except LlamaForgeError:
+            self.unload_model()
+            raise
+        finally:
+            self._load_progress = None
+        self.sees_images = self._projector is not None
+
+    def _told_to_stop(self) -> bool:
+        return bool(self._abort.value)
 
     def _fetch(self, model_path: str, sha256: str | None) -> Path:
         """Return the model's file on this disk, fetched and compared with its checksum where that is asked for."""
@@ -212,6 +221,9 @@ class LlamaCppBackend(BaseBackend):
     def unload_model(self) -> None:
         llama, self._llama = self._llama, None
         self._template = None
+        if self._projector is not None:
+            self._projector.close()
+        self._projector, self.sees_images = None, False
         if llama is not None:
             llama.close()
             del llama
@@ -243,7 +255,7 @@ class LlamaCppBackend(BaseBackend):
         template = self._chat_template()
         if template is None:
             settings["stop"] = [*settings.get("stop", []), "\nuser:"]
-            yield from self.generate_stream(plain_prompt(messages), settings)
+            yield from self._stream(ChatTemplate(PLAIN).render(messages), settings)
             return
         segments = template.render(messages)
         if segments[-1].text.rstrip().endswith(THINK_OPEN):
@@ -271,7 +283,9 @@ class LlamaCppBackend(BaseBackend):
             yield from self._evaluate(prompt, cached)
             if not self._abort.value:
                 budget = min(parameters.get("max_tokens") or window, window - len(prompt))
-                finish = yield from self._generate(prompt, budget, decoder, parameters)
+                finish = yield from self._generate(
+                    llama.input_ids[: llama.n_tokens].tolist(), budget, decoder, parameters
+                )
         except RuntimeError as error:
             if not self._abort.value:  # an aborted llama_decode raises too
                 raise GenerationError(f"The engine failed: {error}. Load the model again.") from error
@@ -282,6 +296,10 @@ class LlamaCppBackend(BaseBackend):
     def _evaluate(self, prompt: list[int], cached: int) -> Iterator[Chunk]:
         """Evaluate the prompt in pieces of n_batch, so that Stop is heard between them on every device."""
         llama = self._loaded()
+        if self._projector is not None and min(prompt) < 0:
+            for done in self._projector.evaluate(prompt, cached):
+                yield Chunk(progress=done / len(prompt))
+            return
         for start in range(cached, len(prompt), llama.n_batch):
             if self._abort.value:
                 return
@@ -342,10 +360,20 @@ class LlamaCppBackend(BaseBackend):
         bos = token_text(llama, llama.token_bos())
         add_bos = not (bos and segments and segments[0].text.startswith(bos))
         tokens: list[int] = []
+        if self._projector is not None:
+            self._projector.forget()
         for index, segment in enumerate(segments):
+            if segment.image is not None:
+                tokens += self._seen(segment.image)
+                continue
             text = segment.text.encode("utf-8", "replace")
             tokens += llama.tokenize(text, add_bos=add_bos and index == 0, special=not segment.literal)
         return tokens
+
+    def _seen(self, image: Image) -> list[int]:
+        if self._projector is None:
+            raise NoVision
+        return self._projector.tokens_of(image)
 
     def _chat_template(self) -> ChatTemplate | None:
         if self._template is None and self._header is not None and self._header.chat_template:
