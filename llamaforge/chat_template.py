@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .errors import ModelError
@@ -19,6 +19,7 @@ from .types import Image, Message
 MOST_SECONDS = 2.0
 MOST_CHARACTERS = 64 * 2**20  # no context window holds as much
 MOST_TIMES = 10_000
+PROBE = "?'\"!"  # looks different where a list of parts is only printed
 PLAIN = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
 """Stands in for the template of a model that has none: the chat as base.plain_prompt spells it."""
 
@@ -43,22 +44,39 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
+class GenerationTag(Extension):
+    """Lets {% generation %} be, by which templates tell transformers what to train on."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Any) -> Any:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 class ChatTemplate:
     """One model's chat template.
 
     Args:
         source: the Jinja text of `tokenizer.chat_template`.
         control_tokens: texts that the tokenizer would read as control tokens ("<|im_end|>").
+        picture: the text that stands for a picture in a prompt; where there is none, each is a segment of its own.
 
     Raises:
         ModelError: the template has an error.
     """
 
     def __init__(
-        self, source: str, *, bos_token: str = "", eos_token: str = "", control_tokens: Iterable[str] = ()
+        self,
+        source: str,
+        *,
+        bos_token: str = "",
+        eos_token: str = "",
+        control_tokens: Iterable[str] = (),
+        picture: str = "",
     ) -> None:
         # Sandboxed: a template comes from a model file and has run code on people's machines (CVE-2024-34359).
-        environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, GenerationTag])
         environment.globals.update(raise_exception=_raise, strftime_now=lambda form: datetime.now().strftime(form))
         environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
         try:
@@ -66,13 +84,16 @@ class ChatTemplate:
         except Exception as error:  # a hostile one may exhaust the parser too
             raise _template_error(error) from error
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self._picture = picture
+        # Some templates take texts, some lists of parts, and some both; only parts make a template write of pictures.
+        self._in_parts = (bool(picture) or not self._shows(PROBE)) and self._shows([{"type": "text", "text": PROBE}])
         alternatives = sorted((re.escape(text) for text in control_tokens if text), key=len, reverse=True)
         self._control = re.compile("|".join(alternatives)) if alternatives else None
 
     def render(self, messages: Sequence[Message]) -> list[Segment]:
         """Return the prompt in segments; where a message spells a control token, that text is a literal segment.
 
-        Pictures are segments of their own, each on a line before the text of its message.
+        Pictures stand before the text of their message: as segments of their own, or as the template writes them.
 
         Raises:
             ModelError: the template refuses the chat or has an error.
@@ -84,21 +105,30 @@ class ChatTemplate:
             held.append(segment)
             return f"{mark}:{len(held) - 1};"
 
-        def guarded(message: Message) -> str:
-            pictures = [hold(Segment("", literal=True, image=image)) + "\n" for image in message.images]
-            text = message.content
+        def content(message: Message) -> Any:
+            text, pictures = message.content, list(message.images)
             if self._control:
                 text = self._control.sub(lambda match: hold(Segment(match.group(), literal=True)), text)
-            return "".join(pictures) + text
+            if self._in_parts and self._picture:
+                return [*({"type": "image"} for _ in pictures), {"type": "text", "text": text}]
+            places = [self._picture or hold(Segment("", literal=True, image=image)) for image in pictures]
+            text = "\n".join([*places, text])
+            return [{"type": "text", "text": text}] if self._in_parts else text
 
-        contents = [guarded(message) for message in messages]
-        turns = [{"role": m.role, "content": content} for m, content in zip(messages, contents, strict=True)]
+        turns = [{"role": message.role, "content": content(message)} for message in messages]
         prompt = self._fill(turns)
         if not prompt:
             raise _template_error(ValueError("it gives an empty prompt"))
         parts = re.split(f"{mark}:([0-9]+);", prompt)
         segments = [held[int(part)] if odd % 2 else Segment(part, literal=False) for odd, part in enumerate(parts)]
         return [segment for segment in segments if segment.text or segment.image]
+
+    def _shows(self, content: Any) -> bool:
+        """Tell whether the template writes the PROBE in a content: not every one takes every form of it."""
+        try:
+            return PROBE in self._fill([{"role": "user", "content": content}])
+        except ModelError:
+            return False
 
     def _fill(self, turns: list[dict[str, Any]]) -> str:
         try:
@@ -127,7 +157,11 @@ def _bounded(pieces: Iterable[str]) -> str:
 def _without_system(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Put the system prompt before the first message, for templates that know no system role (Gemma, Mistral)."""
     system, first, *rest = turns
-    return [{"role": first["role"], "content": f"{system['content']}\n\n{first['content']}"}, *rest]
+    if isinstance(first["content"], str):
+        content: Any = f"{system['content']}\n\n{first['content']}"
+    else:
+        content = [*system["content"], {"type": "text", "text": "\n\n"}, *first["content"]]
+    return [{"role": first["role"], "content": content}, *rest]
 
 
 def _raise(message: str) -> None:

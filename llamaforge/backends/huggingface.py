@@ -11,8 +11,8 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import hub
-from ..chat_template import ChatTemplate, Segment
-from ..errors import ContextOverflow, EmptyPrompt, LlamaForgeError, ModelError
+from ..chat_template import PLAIN, ChatTemplate, Segment
+from ..errors import ContextOverflow, EmptyPrompt, LlamaForgeError, ModelError, NoVision
 from ..memory import format_bytes, format_count
 from ..text_stream import THINK_OPEN
 from ..types import Chunk, FinishReason, LoadProgress, MemoryNeed, Message, ModelCard, Usage
@@ -29,6 +29,7 @@ from .huggingface_native import (
     require_packages,
 )
 from .huggingface_parameters import HuggingFaceParameters
+from .huggingface_vision import Sight, forget_positions, may_see, on_device, opened_sight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,9 +55,11 @@ class HuggingFaceBackend(BaseBackend):
     def __init__(self) -> None:
         self._model: PreTrainedModel | None = None
         self._tokenizer: Tokenizer | None = None
+        self._sight: Sight | None = None
         self._folder: HFFolder | None = None
         self._template: ChatTemplate | None = None
         self._device = ""
+        self._warnings: tuple[str, ...] = ()
         self._stopped = threading.Event()
         self._load_progress: LoadProgress | None = None
         self._cache: Any = None
@@ -88,6 +91,8 @@ class HuggingFaceBackend(BaseBackend):
             "Trained context": f"{window:,} tokens" if window else "not told",
             "Chat template": "its own" if folder.has_template else "none: plain “user:” and “assistant:” lines",
         }
+        if folder.has_eyes:
+            facts["Pictures"] = "yes"
         limits = {"max_tokens": window} if window else {}
         return ModelCard(facts=facts, limits=limits, defaults=_defaults(folder.generation))
 
@@ -113,7 +118,8 @@ class HuggingFaceBackend(BaseBackend):
         self.check(str(path), settings)
         folder = read_folder(path)
         device = device_of(settings.get("device"))
-        self._tokenizer, self._model = _open(folder, device, settings)
+        self._tokenizer, self._model, self._sight, self._warnings = _open(folder, device, settings)
+        self.sees_images = self._sight is not None
         self._folder, self._device = folder, str(self._model.device)
         self.context_window = folder.context_window
 
@@ -133,8 +139,8 @@ class HuggingFaceBackend(BaseBackend):
 
     def unload_model(self) -> None:
         model, self._model = self._model, None
-        self._tokenizer = self._template = self._cache = None
-        self._cached = []
+        self._tokenizer = self._sight = self._template = self._cache = None
+        self._cached, self._warnings, self.sees_images = [], (), False
         if model is not None:
             import torch
 
@@ -156,10 +162,16 @@ class HuggingFaceBackend(BaseBackend):
         window = f"{self.context_window:,} tokens" if self.context_window else "no known limit"
         return (format_bytes(self._folder.file_size), place, window)
 
+    def warnings(self) -> Sequence[str]:
+        return self._warnings
+
     def chat_stream(
         self, messages: Sequence[Message], parameters: Mapping[str, Any] | None = None
     ) -> Iterator[str | Chunk]:
         settings = dict(parameters or {})
+        images = [image for message in messages for image in message.images]
+        if images and self._sight is None:
+            raise NoVision
         template = self._chat_template()
         if template is None:
             settings["stop"] = [*settings.get("stop", []), "\nuser:"]
@@ -168,12 +180,18 @@ class HuggingFaceBackend(BaseBackend):
         segments = template.render(messages)
         if segments[-1].text.rstrip().endswith(THINK_OPEN):
             yield THINK_OPEN  # the template has opened the thoughts already, so the answer will not
-        yield from self._stream(self._tokens_of().encode(segments), settings)
+        if images and self._sight is not None:
+            yield from self._stream(*self._sight.inputs(segments, images), parameters=settings)
+        else:
+            yield from self._stream(self._tokens_of().encode(segments), parameters=settings)
 
     def generate_stream(self, prompt: str, parameters: Mapping[str, Any] | None = None) -> Iterator[str | Chunk]:
-        return self._stream(self._tokens_of().encode_raw(prompt), parameters or {})
+        return self._stream(self._tokens_of().encode_raw(prompt), parameters=parameters or {})
 
-    def _stream(self, prompt: list[int], parameters: Mapping[str, Any]) -> Iterator[str | Chunk]:
+    def _stream(
+        self, prompt: list[int], seen: Mapping[str, Any] | None = None, *, parameters: Mapping[str, Any]
+    ) -> Iterator[str | Chunk]:
+        """Yield what continues a prompt; `seen` is what the model is given of its pictures."""
         self._stopped.clear()
         yield Chunk()  # whoever stops this answer is heard from here on
         if not prompt:
@@ -182,18 +200,24 @@ class HuggingFaceBackend(BaseBackend):
         if window and len(prompt) >= window:
             raise ContextOverflow(len(prompt), window)
         decoder = self._tokens_of().decoder(parameters.get("stop") or ())
+        if seen:
+            self._cached = []  # two pictures are the same tokens
         cached = self._reusable(prompt)
         tokens: list[int] = []
         finish: FinishReason = "cancelled"
         try:
-            yield from self._evaluate(prompt, cached)
+            if not seen:
+                yield from self._evaluate(prompt, cached)
             if not self._stopped.is_set():
-                finish = yield from self._generate(prompt, tokens, decoder, parameters)
+                finish = yield from self._generate(prompt, tokens, decoder, parameters, seen or {})
         except Exception:
             self._cache = None  # nobody knows what it holds
             raise
         finally:
             self._remember([*prompt, *tokens])
+            if seen:
+                self._cached = []
+                forget_positions(self._loaded())
         if finish != "cancelled" and (text := decoder.flush()):
             yield text
         yield Chunk(finish_reason=finish, usage=Usage(len(prompt), decoder.count, cached))
@@ -214,7 +238,12 @@ class HuggingFaceBackend(BaseBackend):
             yield Chunk(progress=min(1.0, (start + PIECE) / len(prompt)))
 
     def _generate(
-        self, prompt: list[int], tokens: list[int], decoder: Decoder, parameters: Mapping[str, Any]
+        self,
+        prompt: list[int],
+        tokens: list[int],
+        decoder: Decoder,
+        parameters: Mapping[str, Any],
+        seen: Mapping[str, Any],
     ) -> Generator[str, None, FinishReason]:
         """Yield the answer's text and note its tokens; return why it ended."""
         import torch
@@ -233,6 +262,7 @@ class HuggingFaceBackend(BaseBackend):
             max_new_tokens=budget,
             **cache,
             **_sampling(parameters),
+            **on_device(seen, model),
         )
         ends = self._end_tokens()
         for token in answer:
@@ -273,13 +303,17 @@ class HuggingFaceBackend(BaseBackend):
         self._cached = tokens[: self._cache.get_seq_length()] if self._cache is not None else []
 
     def _chat_template(self) -> ChatTemplate | None:
-        tokenizer = self._tokens_of()
-        if self._template is None and tokenizer.template:
+        tokenizer, sight = self._tokens_of(), self._sight
+        source = (sight.template if sight is not None else None) or tokenizer.template
+        source = source or (PLAIN if sight is not None else None)
+        if self._template is None and source:
+            picture = [sight.picture] if sight is not None else []
             self._template = ChatTemplate(
-                tokenizer.template,
+                source,
                 bos_token=tokenizer.text_of("bos_token"),
                 eos_token=tokenizer.text_of("eos_token"),
-                control_tokens=tokenizer.control_tokens,
+                control_tokens=[*tokenizer.control_tokens, *picture],
+                picture="".join(picture),
             )
         return self._template
 
@@ -294,7 +328,9 @@ class HuggingFaceBackend(BaseBackend):
         return self._tokenizer
 
 
-def _open(folder: HFFolder, device: str, settings: Mapping[str, Any]) -> tuple[Tokenizer, PreTrainedModel]:
+def _open(
+    folder: HFFolder, device: str, settings: Mapping[str, Any]
+) -> tuple[Tokenizer, PreTrainedModel, Sight | None, tuple[str, ...]]:
     import transformers
 
     quiet()
@@ -307,10 +343,13 @@ def _open(folder: HFFolder, device: str, settings: Mapping[str, Any]) -> tuple[T
         placed.setdefault("device_map", device)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, **trusted)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
+        sight, warnings = opened_sight(folder, tokenizer)
+        kind = transformers.AutoModelForImageTextToText if may_see(folder) else transformers.AutoModelForCausalLM
+        model = kind.from_pretrained(
             folder.path, dtype=settings.get("torch_dtype") or "auto", use_safetensors=True, **trusted, **placed
         )
-        return Tokenizer(tokenizer), model.eval() if "device_map" in placed else model.to(device).eval()
+        placed_model = model.eval() if "device_map" in placed else model.to(device).eval()
+        return Tokenizer(tokenizer), placed_model, sight, warnings
     except LlamaForgeError:
         raise
     # A folder of a stranger's, and with trust_remote_code their code, may raise anything.
