@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    import gradio as gr
-
     from llamaforge import LlamaForge
-    from llamaforge_ui import Address
+    from llamaforge_ui import Address, History, Pages
 
 HERE = Path(__file__).parent
 PORT = 7860
@@ -73,23 +71,24 @@ def main(arguments: list[str] | None = None) -> int:
             forge.model(flags.model)
     except LlamaForgeError as error:
         return _refuse(str(error))
-    blocks = _launch(forge, flags, first)
-    if blocks is None:
+    pages = _launch(forge, flags, first)
+    if pages is None:
         return 2
     if first:
         threading.Thread(target=_load, args=(forge, first), name="first-load", daemon=True).start()
     end.wait()
     print("Stopping …", flush=True)
+    pages.close()  # what is being written is kept as far as it is
     forge.unload_model()
     # An open page holds its connection; nobody waits for it longer than this.
-    closing = threading.Thread(target=blocks.close, kwargs={"verbose": False}, daemon=True)
+    closing = threading.Thread(target=pages.front.close, kwargs={"verbose": False}, daemon=True)
     closing.start()
     closing.join(CLOSING_SECONDS)
     print("Stopped.", flush=True)
     return 0
 
 
-def _launch(forge: LlamaForge, flags: argparse.Namespace, first: str | None) -> gr.Blocks | None:
+def _launch(forge: LlamaForge, flags: argparse.Namespace, first: str | None) -> Pages | None:
     """Start the page; None where it cannot be started, or should not be shared as it is."""
     from llamaforge.packages import outdated
 
@@ -112,7 +111,7 @@ def _launch(forge: LlamaForge, flags: argparse.Namespace, first: str | None) -> 
     access = ui.Access(public, ui.OwnerLogin(passphrase) if passphrase is not None else None)
     if public:  # a stranger who finds a hole must not find these open
         forge.allow_remote_code = forge.allow_literal_keys = False
-    pages = ui.build_pages(forge, access)
+    pages = ui.build_pages(forge, access, _history(flags.data))
     hosts = ui.Hosts.of(access, forge.config.settings.allowed_hosts)
     site = ui.Site(access, hosts, pages.owner)
     _app, here, shared = pages.front.launch(**ui.launch_options(flags.host, flags.port, share=flags.share, site=site))
@@ -123,7 +122,30 @@ def _launch(forge: LlamaForge, flags: argparse.Namespace, first: str | None) -> 
     address = _address_of(flags, here, shared, public)
     pages.guests.address = address.others or ""
     print(ui.announcement(address, forge.config.settings.guests, said, public=public), flush=True)
-    return pages.front
+    return pages
+
+
+def _history(data: Path | None) -> History | None:
+    """Open the conversations; None, and a sentence, where they can only be kept in memory."""
+    from llamaforge_ui import FILE_NAME, History, HistoryError
+
+    try:
+        return History(_data_folder(data) / FILE_NAME)
+    except HistoryError as error:
+        print(f"{error} Chats are kept in memory only, until this program ends.")
+        return None
+
+
+def _data_folder(data: Path | None) -> Path:
+    """Return where conversations and caches are: as told, on a Space its lasting disk, else the user's own folder."""
+    from platformdirs import user_data_path
+
+    if told := data or os.environ.get("LLAMAFORGE_DATA"):
+        return Path(told).expanduser()
+    lasting = Path("/data")
+    if "SPACE_ID" in os.environ and os.access(lasting, os.W_OK):
+        return lasting / "llamaforge"
+    return user_data_path("llamaforge", appauthor=False)
 
 
 def _address_of(flags: argparse.Namespace, here: str, shared: str | None, public: bool) -> Address:

@@ -39,9 +39,10 @@ from .guests import GuestLimits
 from .key_mask import literal_keys
 from .memory import format_bytes
 from .precedence import Setting
+from .presets import Preset, PresetFit
 from .redaction import hide_secrets
 from .text_stream import clean_text
-from .types import Chunk, Image, LoadProgress, MemoryNeed, Message, ModelCard, Prompt, Result, Usage
+from .types import Chunk, Image, LoadProgress, MemoryNeed, Message, ModelCard, Overflow, Prompt, Result, Role, Usage
 
 __all__ = [
     "BackendError",
@@ -75,12 +76,16 @@ __all__ = [
     "NoVision",
     "NotCompatible",
     "OutOfMemory",
+    "Overflow",
     "ParameterError",
     "ParameterInfo",
     "Parameters",
     "PluginError",
+    "Preset",
+    "PresetFit",
     "Prompt",
     "Result",
+    "Role",
     "SamplingParameters",
     "ServiceBusy",
     "ServiceError",

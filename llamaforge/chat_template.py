@@ -14,8 +14,10 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .errors import ModelError
+from .text_stream import THINK_CLOSE, THINK_OPEN
 from .types import Image, Message
 
+NO_THOUGHTS = f"\n{THINK_CLOSE}\n\n"  # behind a template that opens them: what is continued is the answer
 MOST_SECONDS = 2.0
 MOST_CHARACTERS = 64 * 2**20  # no context window holds as much
 MOST_TIMES = 10_000
@@ -94,6 +96,8 @@ class ChatTemplate:
         """Return the prompt in segments; where a message spells a control token, that text is a literal segment.
 
         Pictures stand before the text of their message: as segments of their own, or as the template writes them.
+        Where the last message is the assistant's, the prompt ends with it and is open for what continues it. It stands
+        where the answer began, behind what the template puts before one, so that the model reads it as it wrote it.
 
         Raises:
             ModelError: the template refuses the chat or has an error.
@@ -105,20 +109,26 @@ class ChatTemplate:
             held.append(segment)
             return f"{mark}:{len(held) - 1};"
 
+        def guarded(text: str) -> str:
+            if self._control is None:
+                return text
+            return self._control.sub(lambda match: hold(Segment(match.group(), literal=True)), text)
+
         def content(message: Message) -> Any:
-            text, pictures = message.content, list(message.images)
-            if self._control:
-                text = self._control.sub(lambda match: hold(Segment(match.group(), literal=True)), text)
+            text = guarded(message.content)
             if self._in_parts and self._picture:
-                return [*({"type": "image"} for _ in pictures), {"type": "text", "text": text}]
-            places = [self._picture or hold(Segment("", literal=True, image=image)) for image in pictures]
+                return [*({"type": "image"} for _ in message.images), {"type": "text", "text": text}]
+            places = [self._picture or hold(Segment("", literal=True, image=image)) for image in message.images]
             text = "\n".join([*places, text])
             return [{"type": "text", "text": text}] if self._in_parts else text
 
-        turns = [{"role": message.role, "content": content(message)} for message in messages]
-        prompt = self._fill(turns)
+        open_end = messages[-1:] if messages and messages[-1].role == "assistant" else ()
+        turns = messages[: len(messages) - len(open_end)]
+        prompt = self._fill([{"role": message.role, "content": content(message)} for message in turns])
         if not prompt:
             raise _template_error(ValueError("it gives an empty prompt"))
+        if cut := "".join(guarded(message.content) for message in open_end):
+            prompt += f"{NO_THOUGHTS if prompt.rstrip().endswith(THINK_OPEN) else ''}{cut}"
         parts = re.split(f"{mark}:([0-9]+);", prompt)
         segments = [held[int(part)] if odd % 2 else Segment(part, literal=False) for odd, part in enumerate(parts)]
         return [segment for segment in segments if segment.text or segment.image]
@@ -140,6 +150,12 @@ class ChatTemplate:
         # A template may divide by zero or call what is not callable: any exception of it is the template's fault.
         except Exception as error:
             raise _template_error(error) from error
+
+
+def opens_thoughts(messages: Sequence[Message], segments: Sequence[Segment]) -> bool:
+    """Tell whether a prompt has opened the thoughts already; behind an answer that goes on, <think> is a word."""
+    continued = bool(messages) and messages[-1].role == "assistant"
+    return not continued and segments[-1].text.rstrip().endswith(THINK_OPEN)
 
 
 def _bounded(pieces: Iterable[str]) -> str:

@@ -1,40 +1,35 @@
-"""The config folder: settings.yaml and one file a model in models/. It knows files, not engines' insides.
+"""The config folder: settings.yaml, one file a model in models/, one a preset in presets/.
 
-One broken file never hides the others: it is listed with its error and its line.
+It knows files, not engines' insides. One broken file never hides the others: it is listed with its error and its line.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import os
 import re
-import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
-from .backends import backend_names, get_backend
-from .backends.parameters import Parameters, secret_names, unknown_name, validate
+from .backends import backend_names, get_backend, schemas
+from .backends.parameters import secret_names, unknown_name, validate
 from .errors import BackendError, ConfigError, LlamaForgeError, ParameterError, PluginError
 from .guests import GuestLimits
 from .hub import is_later_part, is_pattern
 from .key_mask import keys_in, literal_keys, masked, unmasked, without_masks
+from .named_files import check_name, files_in, move_to_trash, read_named, sweep
 from .plugins import import_plugins
+from .presets import Preset, read_presets, saved_preset
 from .redaction import note
 from .yaml_file import YamlFile, read_raw
 
 MODEL_KEYS = ("backend", "path", "file", "sha256", "description", "guests", "parameters")
 TEXTS = ("file", "sha256", "description")  # of a model, which may be left out
-AN_HOUR = 3600.0
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 SETTINGS_KEYS = ("default_model", "models_dir", "parameters", "guests", "allowed_hosts", "plugins")
-NAME = re.compile(r"[^\W_][\w .\-]{0,63}", re.UNICODE)
-RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names that Windows keeps for devices
 
 
 @dataclass(slots=True)
@@ -58,9 +53,11 @@ class Model:
     guests: bool | None = None
 
     def origin(self, parameter: str) -> str:
-        """Return where a parameter of this model stands: file and line."""
-        line = self.file.line_of("parameters", parameter) if self.file else None
-        return f"{self.name}.yaml line {line}" if line else f"{self.name}.yaml"
+        """Return where a parameter of this model stands: file and line, or that code has set it."""
+        keys = ("parameters", parameter)
+        if self.file is None or _at(self.file, keys) != self.parameters.get(parameter):
+            return "add_model()"
+        return f"{self.name}.yaml line {self.file.line_of(*keys)}"
 
 
 @dataclass(slots=True)
@@ -76,9 +73,14 @@ class Settings:
     file: YamlFile | None = None
     problem: ConfigError | None = None
 
+    def origin(self, parameter: str) -> str:
+        """Return where a parameter for all models stands: file and line."""
+        line = self.file.line_of("parameters", parameter) if self.file else None
+        return f"settings.yaml line {line}" if line else "settings.yaml"
+
 
 class Config:
-    """The models and settings of one config folder.
+    """The models, presets and settings of one config folder.
 
     Args:
         folder: where settings.yaml and models/ are; by default $LLAMAFORGE_CONFIG, else ./configs if it is there,
@@ -88,17 +90,22 @@ class Config:
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = (Path(folder).expanduser() if folder is not None else default_folder()).absolute()
         self.models: dict[str, Model] = {}
+        self.presets: dict[str, Preset] = {}
         self.settings = Settings()
         self.plugin_problems: dict[str, PluginError] = {}
         self._unsaved: set[str] = set()
         self._removed: set[str] = set()
-        for folder in (self.folder, self.models_folder):
-            _sweep(folder)
+        for folder in (self.folder, self.models_folder, self.presets_folder):
+            sweep(folder)
         self.reload()
 
     @property
     def models_folder(self) -> Path:
         return self.folder / "models"
+
+    @property
+    def presets_folder(self) -> Path:
+        return self.folder / "presets"
 
     def file_of(self, name: str) -> Path:
         return self.models_folder / f"{name}.yaml"
@@ -109,10 +116,9 @@ class Config:
         # First, since they bring backends that the models name.
         self.plugin_problems = import_plugins(self.settings.plugins, self.folder / "plugins")
         unsaved = {name: self.models[name] for name in self._unsaved}
-        files = sorted(self.models_folder.glob("*.yaml")) if self.models_folder.is_dir() else []
-        shown = [file for file in files if not file.name.startswith(".") and file.stem not in self._removed]
-        read = {file.stem: read_model(file) for file in shown}
-        self.models = read | unsaved
+        files = [file for file in files_in(self.models_folder) if file.stem not in self._removed]
+        self.models = {file.stem: read_model(file) for file in files} | unsaved
+        self.presets = read_presets(self.presets_folder)
 
     def add(self, model: Model) -> None:
         """Put a model in, in memory only; one of the same name is replaced, its file's comments are kept.
@@ -150,7 +156,7 @@ class Config:
             ConfigError: the folder cannot be written.
         """
         for name in sorted(self._removed):  # first: one that was removed and added anew is a new file
-            _move_to_trash(self.file_of(name))
+            move_to_trash(self.file_of(name))
             self._removed.discard(name)
         for name in sorted(self._unsaved):
             model = self.models[name]
@@ -231,8 +237,41 @@ class Config:
         """
         return self.save_text(self.free_name(name), without_masks(text), digest=None)
 
+    def preset(self, name: str) -> Preset:
+        """Return one preset.
+
+        Raises:
+            ConfigError: there is none of that name; names the nearest.
+        """
+        if name not in self.presets:
+            known = sorted(self.presets)
+            raise ConfigError(
+                unknown_name("preset", name, known) if known else f"Unknown preset {name!r}: none is saved."
+            )
+        return self.presets[name]
+
+    def save_preset(self, name: str, values: Mapping[str, Any]) -> Preset:
+        """Write a preset that holds these values and no others, and keep the comments of a file of the same name.
+
+        Raises:
+            LlamaForgeError: a value cannot be in a preset, or the file is broken, cannot be written, or would lose
+                comments.
+        """
+        preset = self.presets[name] = saved_preset(self.presets_folder, name, values)
+        return preset
+
+    def remove_preset(self, name: str) -> None:
+        """Move a preset's file to presets/.trash/.
+
+        Raises:
+            ConfigError: there is none of that name, or its folder cannot be written.
+        """
+        self.preset(name)
+        move_to_trash(self.presets_folder / f"{name}.yaml")
+        del self.presets[name]
+
     def _secret_names(self) -> list[str]:
-        return sorted({name for schema in _schemas() for name in secret_names(schema)})
+        return sorted({name for schema in schemas() for name in secret_names(schema)})
 
     def free_name(self, name: str) -> str:
         """Return a name for a copy that no model has."""
@@ -288,23 +327,11 @@ def default_folder() -> Path:
     return here if here.is_dir() else Path(platformdirs.user_config_dir("llamaforge", appauthor=False))
 
 
-def check_name(name: str) -> None:
-    """Raise a ConfigError unless a name can be a file's name on every system."""
-    if not NAME.fullmatch(name) or name.endswith((" ", ".")) or RESERVED.fullmatch(name):
-        raise ConfigError(
-            "Names may use letters, numbers, space, . _ - (1 to 64 characters, the first a letter or a number). "
-            "Choose another name."
-        )
-
-
 def read_model(path: Path) -> Model:
     """Read one model's file; what is wrong with it stands in `problem`."""
     try:
-        check_name(path.stem)
-        return _model_of(path.stem, YamlFile.read(path))
+        return _model_of(path.stem, read_named(path))
     except ConfigError as error:
-        with contextlib.suppress(ConfigError):  # it is a folder, too big, or gone
-            note(keys_in(read_raw(path)[0]))
         return Model(path.stem, problem=error)
 
 
@@ -387,23 +414,17 @@ def _guests(file: YamlFile) -> GuestLimits:
 
 def _check_shared_parameters(file: YamlFile, parameters: Mapping[str, Any]) -> None:
     """Every shared parameter must be right for each backend that knows it, and some backend must know it."""
-    schemas = list(_schemas())
+    every = list(schemas())
     for name, value in parameters.items():
-        knowing = [schema for schema in schemas if name in schema.model_fields]
+        knowing = [schema for schema in every if name in schema.model_fields]
         if not knowing:
-            known = {known for schema in schemas for known in schema.model_fields}
+            known = {known for schema in every for known in schema.model_fields}
             raise file.error(unknown_name("setting", name, sorted(known)), "parameters", name)
         try:
             for schema in knowing:
                 validate(schema, {name: value})
         except ParameterError as error:
             raise file.error(str(error), "parameters", name) from error
-
-
-def _schemas() -> Iterator[type[Parameters]]:
-    for name in backend_names():
-        with contextlib.suppress(BackendError):  # a broken backend is reported where a model names it
-            yield get_backend(name).Parameters
 
 
 def _check_keys(file: YamlFile, known: tuple[str, ...]) -> None:
@@ -457,24 +478,3 @@ def _at(file: YamlFile, keys: tuple[str, ...]) -> Any:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a save left beside its file when the program was killed in the middle of it."""
-    for left in folder.glob(".*.yaml.tmp-*"):
-        with contextlib.suppress(OSError):  # on a read-only disk it stays, and does no harm
-            if time.time() - left.stat().st_mtime > AN_HOUR:  # a younger one may be another program's, at work
-                left.unlink()
-
-
-def _move_to_trash(path: Path) -> None:
-    trash = path.parent / ".trash"
-    try:
-        trash.mkdir(exist_ok=True)
-        when = time.strftime("%Y%m%d-%H%M%S")
-        places = (trash / f"{path.stem}.{when}{'-' * number}.yaml" for number in itertools.count())
-        shutil.move(path, next(place for place in places if not place.exists()))
-    except FileNotFoundError:
-        return  # somebody else removed it already: what was asked for is so
-    except OSError as error:
-        raise ConfigError(f"Could not remove the file: {error.strerror}.", file=path) from error

@@ -10,17 +10,18 @@ import functools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from .backends.base import BaseBackend
-from .errors import Busy, NoModelLoaded
+from .errors import Busy, ModelError, NoModelLoaded
 from .generation import Generation
 from .types import Chunk
 
 logger = logging.getLogger("llamaforge")
 
 Stream = Callable[[BaseBackend], Iterable[Chunk]]
+Value = TypeVar("Value")
 
 
 class Waiting(NamedTuple):
@@ -34,8 +35,9 @@ class Waiting(NamedTuple):
 class Engine:
     """A loaded backend with its line of waiting answers."""
 
-    def __init__(self, backend: BaseBackend, *, longest_line: int = 64) -> None:
+    def __init__(self, backend: BaseBackend, model: str = "", *, longest_line: int = 64) -> None:
         self.backend = backend
+        self._model = model
         self._longest_line = longest_line
         self._changed = threading.Condition()
         self._waiting: deque[Waiting] = deque()
@@ -50,13 +52,14 @@ class Engine:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, stream: Stream, *, last: bool = False) -> Generation:
+    def submit(self, stream: Stream, settings: Mapping[str, Any] | None = None, *, last: bool = False) -> Generation:
         """Put an answer into the line; `stream` is called with the lane that has come free.
 
         Args:
+            settings: what the answer is asked with, for whoever reads it.
             last: let every answer that is not `last` go before this one.
         """
-        generation = Generation(on_stop=self._stop)
+        generation = Generation(self._stop, model=self._model, settings=settings)
         with self._changed:
             if self._closing:
                 raise NoModelLoaded("The model was unloaded. Load one and send your message again.")
@@ -72,6 +75,18 @@ class Engine:
         with self._changed:
             line = [waiting.generation for waiting in self._waiting]
             return line.index(generation) + len(self._current) if generation in line else 0
+
+    def read(self, read: Callable[[BaseBackend], Value]) -> Value | None:
+        """Return what a backend tells beside its answers; of one that cannot, None while an answer runs."""
+        if self.backend.reads_beside:
+            try:
+                return read(self.backend)
+            except ModelError:
+                if self._closing:
+                    return None  # it was unloaded meanwhile
+                raise
+        with self._changed:  # no answer begins meanwhile
+            return None if self._current or self._waiting or self._closing else read(self.backend)
 
     def close(self) -> None:
         """Stop every answer, wait for the running ones to end, and unload the model."""

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from .backends import backend_place, get_backend
 from .backends.base import BaseBackend, plain_prompt
-from .backends.parameters import unknown_name, validate
+from .backends.parameters import LARGEST_SEED, SamplingParameters, describe, unknown_name, validate
 from .config import Config, Model
 from .engine import Engine
-from .errors import BackendError, LlamaForgeError, LoadSuperseded, ModelError, NoModelLoaded, NoVision, ParameterError
+from .errors import (
+    BackendError,
+    GenerationError,
+    LlamaForgeError,
+    LoadSuperseded,
+    ModelError,
+    NoModelLoaded,
+    NoVision,
+    ParameterError,
+)
 from .generation import Generation
 from .images import require_few_images
 from .key_mask import literal_keys
 from .memory import find_gpus, format_bytes, measure, verdict
+from .overflow import fitting
 from .precedence import Setting, effective, load_settings, settings_of
+from .presets import PresetFit
 from .redaction import note
 from .text_stream import as_chunks, clean_message, clean_text, ended_by, or_whole, require_text, split_reasoning
-from .types import LoadProgress, MemoryNeed, Message, ModelCard
+from .types import Chunk, LoadProgress, MemoryNeed, Message, ModelCard, Overflow, Prompt
 
 logger = logging.getLogger("llamaforge")
 
@@ -156,17 +168,36 @@ class LlamaForge:
             raise BackendError(f"Backend {backend!r} asks no service.")
         return list(near.service_models(validate(near.Parameters, parameters)))
 
-    def settings_of(self, name: str, call: Mapping[str, Any] | None = None) -> dict[str, Setting]:
+    def settings_of(
+        self, name: str, call: Mapping[str, Any] | None = None, origins: Mapping[str, str] | None = None
+    ) -> dict[str, Setting]:
         """Return each parameter of a model with its value and where that comes from.
 
         The call wins over the model's file, that over settings.yaml, that over the model's and the engine's default.
+
+        Args:
+            origins: where values of the call come from that nobody typed ("preset calm").
         """
-        model = self.model(name)
+        return settings_of(self.model(name), self.config.settings, self._known_card(name), call or {}, origins or {})
+
+    def fit_preset(self, preset: str, name: str) -> PresetFit:
+        """Return what of a preset a model takes: values for an answer, and why the others are left out.
+
+        Raises:
+            ConfigError: there is no such preset, or its file is broken.
+            ModelError: there is no such model.
+        """
+        status, backend = self.status, self.model(name).backend
+        limits = dict(self._known_card(name).limits)
+        if status.model == name and status.context_window:
+            limits["max_tokens"] = status.context_window
+        return self.config.preset(preset).fit(backend, limits)
+
+    def _known_card(self, name: str) -> ModelCard:
         try:
-            defaults = self.card(name).defaults
+            return self.card(name)
         except LlamaForgeError:
-            defaults = {}  # the file is gone or broken; loading it will say so
-        return settings_of(model, self.config.settings, defaults, call or {})
+            return ModelCard()  # the file is gone or broken; loading it will say so
 
     # The loaded model
 
@@ -265,7 +296,7 @@ class LlamaForge:
         """
         if not raw:
             return self.chat_stream([Message("user", prompt)], parameters)
-        engine, settings = self._ready_for(parameters)
+        engine, settings, told = self._ready_for(parameters)
         text = require_text(clean_text(prompt))
         return engine.submit(
             lambda lane: as_chunks(
@@ -273,7 +304,8 @@ class LlamaForge:
                     settings.get("stop"),
                     or_whole(lane.generate_stream(text, settings), lambda: lane.generate(text, settings)),
                 )
-            )
+            ),
+            told,
         )
 
     def chat(self, messages: Chat, parameters: Mapping[str, Any] | None = None) -> str:
@@ -281,35 +313,61 @@ class LlamaForge:
         return "".join(self.chat_stream(messages, parameters))
 
     def chat_stream(
-        self, messages: Chat, parameters: Mapping[str, Any] | None = None, *, last: bool = False
+        self,
+        messages: Chat,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        last: bool = False,
+        overflow: Overflow = "refuse",
     ) -> Generation:
-        """Answer a chat.
+        """Answer a chat, or continue its last answer.
 
         Args:
-            messages: Message objects or {"role": …, "content": …}, the last one by the user; pictures of a message
-                are its `images`.
+            messages: Message objects or {"role": …, "content": …}; pictures of a message are its `images`. Where the
+                last one is the assistant's, the answer is what continues it.
             last: wait until no answer that is not `last` waits.
+            overflow: what happens where the chat does not fit into the context window: "refuse" it with a
+                ContextOverflow, or "drop" its oldest turns, never the system prompt or the last message.
 
         Raises:
             GenerationError: nothing is loaded, the last message is empty, or a picture cannot be used.
             NoVision: a message holds pictures, and the model cannot see any.
             ParameterError: a parameter is unknown or out of range.
         """
-        engine, settings = self._ready_for(parameters)
+        engine, settings, told = self._ready_for(parameters)
         chat = [clean_message(message) for message in messages]
-        require_text(chat[-1].content if chat else "")
+        _require_something(chat)
         require_few_images(chat)
         if not engine.backend.sees_images and any(message.images for message in chat):
             raise NoVision(self._status.model)
-        return engine.submit(
-            lambda lane: split_reasoning(
-                ended_by(
-                    settings.get("stop"),
-                    or_whole(lane.chat_stream(chat, settings), lambda: lane.generate(plain_prompt(chat), settings)),
-                )
-            ),
-            last=last,
-        )
+        # Thoughts stand before an answer: in one that goes on, <think> is a word. A service begins a new one.
+        continued = chat[-1].role == "assistant" and not engine.backend.is_service
+        split = as_chunks if continued else split_reasoning
+
+        def answer(lane: BaseBackend) -> Iterator[Chunk]:
+            kept, dropped = fitting(lane, chat, settings.get("max_tokens")) if overflow == "drop" else (chat, 0)
+            if dropped:
+                yield Chunk(dropped=dropped)
+            stream = or_whole(lane.chat_stream(kept, settings), lambda: lane.generate(plain_prompt(kept), settings))
+            yield from split(ended_by(settings.get("stop"), stream))
+
+        return engine.submit(answer, told, last=last)
+
+    def prompt(self, messages: Chat) -> Prompt | None:
+        """Return a chat as the loaded model would be given it, with its tokens counted; quick, from any thread.
+
+        None where nothing is loaded, where nobody can tell, and for some custom backends while an answer runs.
+
+        Raises:
+            LlamaForgeError: the chat template refuses this chat.
+        """
+        engine, chat = self._engine, [clean_message(message) for message in messages]
+        return engine.read(lambda backend: backend.render(chat)) if engine is not None else None
+
+    def count_tokens(self, text: str) -> int | None:
+        """Return how many tokens a text is for the loaded model; None as for prompt()."""
+        engine, text = self._engine, clean_text(text)
+        return engine.read(lambda backend: backend.count_tokens(text)) if engine is not None else None
 
     def position(self, generation: Generation) -> int:
         """Return how many answers come before this one; 0 when it is running or done."""
@@ -321,7 +379,8 @@ class LlamaForge:
         with self._state:
             self._status = replace(self._status, version=self._status.version + 1)
 
-    def _ready_for(self, parameters: Mapping[str, Any] | None) -> tuple[Engine, dict[str, Any]]:
+    def _ready_for(self, parameters: Mapping[str, Any] | None) -> tuple[Engine, dict[str, Any], dict[str, Any]]:
+        """Return the engine, what an answer is asked with, and what of that is told of the answer."""
         with self._state:
             engine, model = self._engine, self._loaded
         if engine is None or model is None:
@@ -333,7 +392,10 @@ class LlamaForge:
         # What was saved since the load holds at once; a model that was renamed or broken meanwhile goes on as loaded.
         current = saved if saved.problem is None and saved.backend == model.backend else model
         merged = replace(current, parameters=current.parameters | self._given)
-        return engine, effective(merged, self.config.settings, parameters or {}, engine.backend.context_window)
+        settings = effective(merged, self.config.settings, parameters or {}, engine.backend.context_window)
+        backend = get_backend(model.backend)
+        settings = _seeded(backend, settings)
+        return engine, settings, _told(backend, settings)
 
     def _check(self, model: Model, backend: BaseBackend, call: Mapping[str, Any]) -> str | None:
         if model.problem is not None:
@@ -400,7 +462,7 @@ class LlamaForge:
             raise reason from failure
         self._loading = None
         with self._state:
-            self._engine = engine = Engine(backend, longest_line=self._longest_line)
+            self._engine = engine = Engine(backend, model.name, longest_line=self._longest_line)
             # What was given for this load holds for its answers too.
             given = {key: value for key, value in call.items() if value is not None}
             self._loaded, self._given, self._loaded_by = model, given, loaded_by
@@ -448,6 +510,32 @@ def _ready(model: Model, backend: BaseBackend, seconds: float) -> Status:
         summary=tuple(backend.summary()),
         warnings=tuple(backend.warnings()),
     )
+
+
+def _require_something(chat: Sequence[Message]) -> None:
+    """Raise where there is nothing to answer and nothing to continue."""
+    last = chat[-1] if chat else Message("user", "")
+    if last.role == "assistant" and not last.content:
+        raise GenerationError("There is nothing to continue. Ask for the answer anew.")
+    if not last.images:
+        require_text(last.content)
+
+
+def _seeded(backend: type[BaseBackend], settings: dict[str, Any]) -> dict[str, Any]:
+    """Choose the seed that nobody set, so that it is known and the answer can be had again.
+
+    A service chooses its own, and a backend that declares no schema promises nothing.
+    """
+    local = not backend.is_service and backend.Parameters is not SamplingParameters
+    if not local or "seed" not in backend.Parameters.model_fields or "seed" in backend.ignored:
+        return settings
+    return {"seed": secrets.randbelow(LARGEST_SEED + 1), **settings}
+
+
+def _told(backend: type[BaseBackend], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that belong to an answer and not to the load."""
+    infos = describe(backend.Parameters)
+    return {key: value for key, value in settings.items() if infos[key].scope == "generate" and not infos[key].secret}
 
 
 def _load_error(name: str, failure: BaseException) -> LlamaForgeError:

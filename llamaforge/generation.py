@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
+from typing import Any
 
 from .errors import GenerationError, LlamaForgeError
 from .types import Chunk, FinishReason, Result, Usage
@@ -20,9 +21,17 @@ class Generation:
 
     Iterating gives the text piece by piece and raises the error that ended it, if one did. Leaving the loop early
     stops the engine. The thoughts of a reasoning model are in `reasoning`, apart from the text.
+
+    Args:
+        model: the name of the model that is asked.
+        settings: the set parameters that it is asked with, the seed of its random numbers among them.
     """
 
-    def __init__(self, on_stop: Callable[[Generation], None]) -> None:
+    def __init__(
+        self, on_stop: Callable[[Generation], None], *, model: str = "", settings: Mapping[str, Any] | None = None
+    ) -> None:
+        self.model = model
+        self.settings: Mapping[str, Any] = dict(settings or {})
         self._on_stop = on_stop
         self._changed = threading.Condition()
         self._text: list[str] = []
@@ -33,6 +42,7 @@ class Generation:
         self._note = ""
         self._finish_reason: FinishReason | None = None
         self._usage: Usage | None = None
+        self.dropped = 0  # messages at the beginning that the model is not given
         self._stopping = False
         self._told: float | None = None
         self._result: Result | None = None
@@ -154,6 +164,7 @@ class Generation:
             self._note = chunk.note or ("" if chunk.text or chunk.reasoning else self._note)
             self._progress = chunk.progress if chunk.progress is not None else self._progress
             self._usage = chunk.usage or self._usage
+            self.dropped = chunk.dropped or self.dropped
             self._finish_reason = chunk.finish_reason or self._finish_reason
             self._changed.notify_all()
 
@@ -174,5 +185,6 @@ class Generation:
                 time_to_first_token=self._first - started if self._first else None,
                 tokens_per_second=(tokens - 1) / writing if tokens > 1 and writing >= SHORTEST_MEASURE else None,
                 error=error,
+                dropped=self.dropped,
             )
             self._changed.notify_all()

@@ -7,33 +7,52 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .backends import get_backend
-from .backends.parameters import describe, validate
+from .backends.parameters import ENGINE_DEFAULT, describe, validate
 from .config import Model, Settings
+from .types import ModelCard
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The value of a parameter and where it comes from ("this chat", "tiny.yaml line 4", "default")."""
+    """The value of a parameter and where it comes from.
+
+    `origin` is "this chat", "preset calm", "tiny.yaml line 4", "settings.yaml line 2" or, where nobody set it,
+    "the model itself", what a ModelCard says, or "the engine's default". `over` is what would hold without it.
+    """
 
     value: Any
     origin: str
-    is_set: bool = field(default=True)
+    is_set: bool = True
+    over: Setting | None = field(default=None, compare=False)
 
 
 def settings_of(
-    model: Model, shared: Settings, defaults: Mapping[str, Any], call: Mapping[str, Any]
+    model: Model, shared: Settings, card: ModelCard, call: Mapping[str, Any], origins: Mapping[str, str]
 ) -> dict[str, Setting]:
     """Return each parameter of a model with its value and where that comes from.
 
     Args:
-        defaults: the model's own, from its file.
+        card: what the model says about itself.
+        origins: of values of the call, where that is not "this chat".
     """
     infos = describe(get_backend(model.backend).Parameters)
-    settings = {info.name: Setting(info.default, "default", is_set=False) for info in infos.values()}
-    settings |= {key: Setting(value, "the model", is_set=False) for key, value in defaults.items() if key in infos}
-    settings |= {key: Setting(value, "settings.yaml") for key, value in shared.parameters.items() if key in infos}
-    settings |= {key: Setting(value, model.origin(key)) for key, value in model.parameters.items()}
-    return settings | {key: Setting(value, "this chat") for key, value in call.items() if value is not None}
+    settings = {info.name: Setting(info.default, ENGINE_DEFAULT, is_set=False) for info in infos.values()}
+
+    def put(key: str, value: Any, origin: str, *, is_set: bool = True) -> None:
+        settings[key] = Setting(value, origin, is_set, settings.get(key))
+
+    for key, value in card.defaults.items():
+        if key in infos:
+            put(key, value, card.origins.get(key, "the model itself"), is_set=False)
+    for key, value in shared.parameters.items():
+        if key in infos and value is not None:
+            put(key, value, shared.origin(key))
+    for key, value in model.parameters.items():
+        put(key, value, model.origin(key))
+    for key, value in call.items():
+        if value is not None:
+            put(key, value, origins.get(key, "this chat"))
+    return settings
 
 
 def effective(

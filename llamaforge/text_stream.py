@@ -25,6 +25,11 @@ class StopMatcher:
         self._held = ""
         self.matched = False
 
+    @property
+    def holds(self) -> bool:
+        """Whether a text is held back that may become a stop text."""
+        return bool(self._held)
+
     def feed(self, piece: str) -> str:
         """Return the text that is safe to show; sets `matched` once a stop text has been seen."""
         text = self._held + piece

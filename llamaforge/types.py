@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
+Overflow: TypeAlias = Literal["refuse", "drop"]  # what happens to a chat that does not fit into the context window
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A chat as the model reads it: `text` spells its special tokens out, `tokens` is their number, or None."""
+    """A chat as the model reads it: `text` with its special tokens spelled out, and how many tokens it is."""
 
     text: str
-    tokens: int | None = None
+    tokens: int | None = None  # where nobody can tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class Chunk:
     """A piece of a backend's stream; any field may be empty.
 
     `progress` is the share of the prompt that has been evaluated, 0 to 1. `note` says what is waited for while there
-    is no text ("The service is busy; trying again in 7 s."); the next chunk with text takes it back.
+    is no text ("The service is busy; trying again in 7 s."); the next chunk with text takes it back. `dropped` is how
+    many messages at the beginning the model is not given.
     """
 
     text: str = ""
@@ -58,6 +60,7 @@ class Chunk:
     usage: Usage | None = None
     progress: float | None = None
     note: str = ""
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +104,11 @@ class ModelCard:
     """What a model says about itself before it is loaded.
 
     `facts` are labelled texts for people, `limits` upper bounds of parameters ("n_gpu_layers": 32),
-    `defaults` the values that unset parameters will take.
+    `defaults` the values that unset parameters will take, and `origins` says of some of these where they come from
+    ("generation_config.json"); of the others it is the model itself.
     """
 
     facts: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, int] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)

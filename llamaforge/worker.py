@@ -24,7 +24,7 @@ from typing import IO, Any
 from .backends.base import BaseBackend
 from .errors import GenerationError, LlamaForgeError, ModelError
 from .text_stream import checked_piece
-from .types import Chunk, Image, Message
+from .types import Chunk, Image, Message, Prompt
 
 BEAT = 0.5  # seconds between signs of life
 FLUSH = 0.01  # text is sent every 10 ms: as fast as in-process, and unseen by a reader
@@ -41,6 +41,7 @@ class Server:
         self._out = lines_out
         self._backend = BaseBackend()  # until the real one is imported
         self._calls: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._asides: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()  # answered beside a running call
         self._writing = threading.Lock()
         self._pending = threading.Lock()
         self._text: list[str] = []
@@ -52,10 +53,14 @@ class Server:
     def serve(self) -> None:
         threading.Thread(target=self._beat, daemon=True).start()
         self._backend = self._make()  # the heart beats already: to import an engine may take long
-        for target in (self._read, self._flush_often):
+        for target in (self._read, self._flush_often, self._serve_asides):
             threading.Thread(target=target, daemon=True).start()
         while True:
             self._run(self._calls.get())
+
+    def _serve_asides(self) -> None:
+        while True:
+            self._run(self._asides.get())
 
     def _read(self) -> None:
         for raw in iter(lambda: self._in.readline(LONGEST_LINE), b""):
@@ -64,7 +69,7 @@ class Server:
                 self._stop = line["id"]
                 self._stop_backend()
             else:
-                self._calls.put(line)
+                (self._asides if line["id"] < 0 else self._calls).put(line)
         os._exit(0)  # the parent closed the pipe or died: whatever is running, nobody waits for it
 
     def _stop_backend(self) -> None:
@@ -111,11 +116,11 @@ class Server:
                 "summary": list(self._backend.summary()),
                 "warnings": list(self._backend.warnings()),
             }
-        if method == "chat_stream":
+        if method in ("chat_stream", "render"):
             arguments[0] = [_message(fields) for fields in arguments[0]]
         value = getattr(self._backend, method)(*arguments)
         if method not in STREAMS:
-            return value
+            return asdict(value) if isinstance(value, Prompt) else value
         for given in value:
             if self._stop == request:
                 self._stop_backend()  # again: it may have been told before it began

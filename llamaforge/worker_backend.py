@@ -27,11 +27,12 @@ from . import errors
 from .backends.base import BaseBackend
 from .errors import GenerationError, LlamaForgeError, ModelError
 from .redaction import hide_secrets
-from .types import Chunk, LoadProgress, MemoryNeed, Message, ModelCard, Usage
+from .types import Chunk, LoadProgress, MemoryNeed, Message, ModelCard, Prompt, Usage
 from .worker import LONGEST_LINE, line_of
 
 STOP_PATIENCE = 1.5  # seconds from Stop to SIGKILL
 STUCK_CHECK = 0.25
+ASIDE_PATIENCE = 2.0
 HANG_PATIENCE = 10.0  # seconds without a heartbeat
 REVIVALS = 2
 REVIVAL_WINDOW = 600.0
@@ -60,6 +61,7 @@ class WorkerBackend(BaseBackend):
     def __init__(self, place: str, near: BaseBackend, on_lost: Callable[[], None] = lambda: None) -> None:
         self._place = place
         self._near = near
+        self.reads_beside = near.reads_beside
         # Weakly, where it is a method: nobody can let go of a LlamaForge that its own backend holds.
         self._on_lost = weakref.WeakMethod(on_lost) if inspect.ismethod(on_lost) else lambda: on_lost
         self._child: Child | None = None
@@ -118,8 +120,24 @@ class WorkerBackend(BaseBackend):
         return str(_last(self._answer("generate", prompt, dict(parameters or {}))) or "")
 
     def count_tokens(self, text: str) -> int | None:
-        count = _last(self._stream("count_tokens", text))
+        count = self._read("count_tokens", text)
         return count if isinstance(count, int) else None
+
+    def render(self, messages: Sequence[Message]) -> Prompt | None:
+        fields = self._read("render", [line_of(message) for message in messages])
+        return Prompt(**fields) if fields else None
+
+    def _read(self, method: str, *arguments: Any) -> Any:
+        """Ask the child for what it can tell beside a running answer, else in its turn; None where it is gone."""
+        child = self._child
+        if child is None or not child.alive or self._loading:
+            return None
+        if self._near.reads_beside:
+            return child.aside(method, arguments)
+        try:
+            return _last(self._stream(method, *arguments))
+        except ChildEnded:
+            return None  # the next answer starts another
 
     def summary(self) -> Sequence[str]:
         return tuple(self._facts.get("summary", ()))
@@ -271,6 +289,9 @@ class Child:
         )
         self._inbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._asides: dict[int, queue.SimpleQueue[dict[str, Any] | None]] = {}  # replies that are waited for
+        self._aside = threading.Lock()
+        self._last_aside = 0
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
         self.load_progress: LoadProgress | None = None
         self._heard = time.monotonic()
@@ -290,6 +311,24 @@ class Child:
         self._heard = time.monotonic()
         self.send({"id": self._requests, "call": method, "arguments": list(arguments)})
         return self._requests
+
+    def aside(self, method: str, arguments: Sequence[Any]) -> Any:
+        """Return what the child says beside what it is doing; None where it does not in time."""
+        answer: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        with self._aside:
+            self._last_aside -= 1  # below zero, where no request is
+            request = self._last_aside
+            self._asides[request] = answer
+        try:
+            self.send({"id": request, "call": method, "arguments": list(arguments)})
+            reply = answer.get(timeout=ASIDE_PATIENCE)
+        except queue.Empty:
+            return None
+        finally:
+            del self._asides[request]
+        if reply is not None and "error" in reply:
+            raise _error(reply["error"])
+        return reply.get("value") if reply is not None else None
 
     def stop(self) -> None:
         """Tell the child to end the stream of its last request."""
@@ -359,10 +398,15 @@ class Child:
                 break  # half a line of a dying child
             if "beat" in line:
                 self.load_progress = LoadProgress(**line["load_progress"]) if line["load_progress"] else None
+            elif line.get("id", 0) < 0:
+                if waiting := self._asides.get(line["id"]):
+                    waiting.put(line)
             else:
                 self._inbox.put(line)
         self._inbox.put(None)
         self._outbox.put(None)
+        for waiting in list(self._asides.values()):
+            waiting.put(None)
         self.process.stdout.close()
 
     def _read_stderr(self) -> None:

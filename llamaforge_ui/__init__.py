@@ -2,14 +2,19 @@
 
 from .access import Access, is_public
 from .gate import Hosts
+from .history import History
+from .history_file import FILE_NAME, HistoryError
 from .login import OwnerLogin, WeakPassphrase, checked_passphrase, new_passphrase
 from .preflight import Address, announcement, findings
 from .serve import Site, launch_options
 from .ui import Pages, build_pages
 
 __all__ = [
+    "FILE_NAME",
     "Access",
     "Address",
+    "History",
+    "HistoryError",
     "Hosts",
     "OwnerLogin",
     "Pages",

@@ -2,70 +2,77 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 from gradio.events import api
 
 from llamaforge import EmptyPrompt, Generation, GenerationError, LlamaForgeError, clean_text
 
+from .chat_parts import ChatParts, build_chat_parts
 from .conversation import AnswerRunning, Conversation, JustSent, Start
-from .convert import as_markdown, chatbot_value, notice, shown_messages
+from .convert import notice
 from .live_turn import Frame, frames
 from .page import Page, at_once, shown, unlisted
-from .plain_text import LATEX, exact, harmless
+from .pictures import CannotRead, read_pictures, thumbnail
+from .plain_text import exact, harmless
+from .sidebar import SidebarParts, chat_list
+from .turns import chatbot_value, shown_messages
 
 Updates = dict[Any, Any]
-
-EMPTY_CHAT = """### Chat with a model on your own computer
-
-1. In **Models**, register a model, if there is none yet: a GGUF file, by its path.
-2. Choose it at the top and press **Load**.
-3. Write a message below. What you write to a model on this computer does not leave it.
-"""
-EMPTY_PUBLIC_CHAT = """### Say something
-
-Write a message below. The model that answers is named at the top.
-"""
-
-
-class ChatParts(NamedTuple):
-    """The components of the tab that its handlers write to."""
-
-    turns: gr.Chatbot
-    live: gr.Markdown
-    live_status: gr.HTML
-    notice: gr.HTML
-    input: gr.Textbox
-    send: gr.Button
-    stop: gr.Button
-    regenerate: gr.Button
-    undo: gr.Button
-    new: gr.Button
-    download: gr.Button
-    system_prompt: gr.Textbox
 
 
 @dataclass(frozen=True, slots=True)
 class ChatTab:
-    """Draws a conversation and its running answer."""
+    """Draws the chat that a session shows, its running answer, and the list of its chats."""
 
     page: Page
     parts: ChatParts
+    sidebar: SidebarParts
 
-    def settled(self, conversation: Conversation, **changes: Any) -> Updates:
-        """Return the tab as the conversation is now; `changes` name parts and their values."""
-        parts = self.parts
-        shown = {
-            parts.turns: chatbot_value(conversation, self.page.role, without_running=True),
+    @property
+    def outputs(self) -> list[Any]:
+        return [*self.parts, *self.sidebar]
+
+    def settled(self, session: str, **changes: Any) -> Updates:
+        """Return the tab as the chat is now; `changes` name parts and their values."""
+        parts, conversation = self.parts, self.page.conversations.of(session)
+        visit = self.page.conversations.visit(session)
+        value = chatbot_value(conversation, self.page.role, without_running=True, most=visit.turns)
+        drawn = {
+            parts.turns: value,
+            parts.older: self._older(conversation, visit.turns),
             parts.live: "",
             parts.live_status: "",
-            parts.notice: "",
+            parts.prompt: "",
+            parts.notice: notice(conversation.problem),
+            parts.overflow: conversation.overflow,
+            parts.key: visit.key,
+            parts.chat: conversation.id,
+            parts.meter_due: self.meter_due(conversation),
+            self.sidebar.list: chat_list(self.page, session),
         }
-        return shown | self.buttons(conversation) | {getattr(parts, name): value for name, value in changes.items()}
+        return drawn | self.buttons(conversation) | {getattr(parts, name): value for name, value in changes.items()}
+
+    def opened(self, session: str, **changes: Any) -> Updates:
+        """Return the tab after another chat was opened in it."""
+        conversation = self.page.conversations.of(session)
+        system_prompt = conversation.system_prompt if self.page.for_owner else ""
+        closed = {self.sidebar.notice: "", self.sidebar.title: gr.update(elem_classes=shown(False))}
+        return self.settled(session, system_prompt=system_prompt, **changes) | closed
+
+    def meter_due(self, conversation: Conversation) -> str:
+        """Return a text that changes with everything that the context's tokens depend on."""
+        status = self.page.forge.status
+        return f"{conversation.id} {conversation.leaf} {len(conversation.turns)} {status.model} {status.since}"
+
+    def _older(self, conversation: Conversation, most: int) -> Any:
+        hidden = len(conversation.turns) - most
+        return gr.update(value=f"Show older messages ({hidden:,})", elem_classes=shown(hidden > 0))
 
     def buttons(self, conversation: Conversation) -> Updates:
         """Return which buttons may be pressed now.
@@ -90,12 +97,7 @@ class ChatTab:
         return {button: button.value for button in (parts.send, parts.stop, parts.regenerate, parts.undo)}
 
     async def answer(
-        self,
-        conversation: Conversation,
-        begin: Callable[[], Generation | None],
-        box: str = "",
-        written: str = "",
-        **changes: Any,
+        self, session: str, begin: Callable[[], Generation | None], box: str = "", written: str = "", **changes: Any
     ) -> AsyncIterator[Updates]:
         """Begin an answer and draw it; where it cannot begin, say why and leave everything as it was.
 
@@ -111,26 +113,35 @@ class ChatTab:
             yield {self.parts.notice: notice(f"{running} Your message stays here.", "hint")}
         except LlamaForgeError as error:
             restored = {"input": written} if written and not box.strip() else {}
-            yield self.settled(conversation, **restored) | self.problem(error)
+            yield self.settled(session, **restored) | self.problem(error)
         else:
-            async for updates in self.follow(conversation, generation, box, **changes):
+            async for updates in self.follow(session, generation, box, **changes):
                 yield updates
         yield self.labels()
 
     async def follow(
-        self, conversation: Conversation, generation: Generation | None, box: str = "", **changes: Any
+        self, session: str, generation: Generation | None, box: str = "", **changes: Any
     ) -> AsyncIterator[Updates]:
-        """Draw the conversation, and an answer from its beginning to its end."""
-        yield self.settled(conversation, **changes)
+        """Draw the chat, and an answer from its beginning to its end; its words are kept before they are shown."""
+        conversation = self.page.conversations.of(session)
+        yield self.settled(session, **changes)
         if generation is None:
             return
         buttons = self.buttons(conversation)
+        earlier = conversation.turns[-1].said  # of an answer that is continued
         async for frame in frames(self.page.forge, generation, self.page.longest):
-            live = {self.parts.live: _live_text(frame), self.parts.live_status: _live_status(frame)}
+            if self.page.conversations.of(session) is not conversation:
+                return  # another chat was opened meanwhile
+            await asyncio.to_thread(conversation.journal, generation, frame.text, frame.reasoning)
+            live = {self.parts.live: _live_text(frame, earlier), self.parts.live_status: _live_status(frame)}
             yield live | buttons
         written = conversation.forget_failed()
+        conversation.settle()
+        if self.page.conversations.of(session) is not conversation:
+            return
         restored = {"input": written} if written and not box.strip() else {}
-        yield self.settled(conversation, notice=self._ending(generation), **restored)
+        ending = self._ending(generation) or notice(conversation.problem)
+        yield self.settled(session, notice=ending, **restored)
 
     def _ending(self, generation: Generation) -> str:
         """Return what is to be said of an answer's end: an error, a limit of time, or nothing."""
@@ -142,34 +153,40 @@ class ChatTab:
         late = result is not None and self.page.longest is not None and result.seconds >= self.page.longest
         return notice(f"Answers to guests end after {self.page.longest} seconds.", "hint") if late else ""
 
-    @property
-    def model(self) -> str:
-        """The name of the loaded model."""
-        return self.page.forge.status.model or ""
-
     def told(self, values: Updates, request: gr.Request) -> Conversation:
-        """Return the visitor's conversation, with the system prompt as it stands in its box."""
-        conversation = self.page.conversation(request)
-        own = values[self.parts.system_prompt] if self.page.for_owner else self.page.guests.limits.system_prompt
-        conversation.system_prompt = clean_text(own or "")
+        """Return the chat that the visitor sees, with the system prompt as it stands in its box.
+
+        Raises:
+            SessionEnded: that chat is gone.
+        """
+        session, parts = session_of(request), self.parts
+        conversation = self.page.conversations.shown(session, values[parts.key] or "", values[parts.chat] or "")
+        self.tell(conversation, values[parts.system_prompt])
         return conversation
 
-    def start(self, request: gr.Request) -> Start:
-        """Return what starts an answer with this visitor's parameters, a guest's within the limits for guests."""
+    def tell(self, conversation: Conversation, system_prompt: str | None) -> None:
+        """Give a chat its system prompt, a guest's the owner's, and what the loaded model can do."""
+        own = system_prompt if self.page.for_owner else self.page.guests.limits.system_prompt
+        conversation.system_prompt = clean_text(own or "")
+        conversation.sees_images = self.page.forge.status.sees_images
+
+    def start(self, conversation: Conversation, request: gr.Request) -> Start:
+        """Return what starts an answer with this chat's parameters, a guest's within the limits for guests."""
+        overflow = conversation.overflow
         if not self.page.for_owner:
-            visitor = self.page.conversations.key_of(request.session_hash or "")
-            return lambda messages: self.page.guests.answer(visitor, messages)
-        parameters = self.page.overrides(request, self.model, "generate")
-        return lambda messages: self.page.forge.chat_stream(messages, parameters)
+            visitor = self.page.conversations.key_of(session_of(request))
+            return lambda messages: self.page.guests.answer(visitor, messages, overflow)
+        parameters = self.page.overrides(request, self.page.forge.status.model or "", "generate")
+        return lambda messages: self.page.forge.chat_stream(messages, parameters, overflow=overflow)
 
     def problem(self, error: LlamaForgeError) -> Updates:
         """Return an error as a sentence above the box."""
         return {self.parts.notice: notice(self.page.sentence(error))}
 
 
-def build_chat_tab(page: Page, blocks: gr.Blocks) -> ChatTab:
+def build_chat_tab(page: Page, blocks: gr.Blocks, sidebar: SidebarParts) -> ChatTab:
     """Build the tab's components and their handlers."""
-    tab = ChatTab(page, _components(page))
+    tab = ChatTab(page, build_chat_parts(page), sidebar)
     _wire_asking(tab)
     _wire_editing(tab)
     _wire_visit(tab, blocks)
@@ -177,183 +194,145 @@ def build_chat_tab(page: Page, blocks: gr.Blocks) -> ChatTab:
     return tab
 
 
-def _components(page: Page) -> ChatParts:
-    system_prompt = _system_prompt() if page.for_owner else gr.Textbox(visible=False)
-    with gr.Column(elem_id="chat-log"):
-        turns = gr.Chatbot(
-            elem_id="chat-turns",
-            label="Conversation",
-            show_label=False,
-            container=False,
-            height=None,
-            autoscroll=False,
-            editable="all",
-            buttons=["copy"],
-            latex_delimiters=LATEX,
-            reasoning_tags=[],
-            allow_tags=False,
-            feedback_options=None,
-            layout="bubble",
-            group_consecutive_messages=False,
-            placeholder=EMPTY_CHAT if page.for_owner else EMPTY_PUBLIC_CHAT,
-        )
-        live = gr.Markdown(elem_id="live-turn", latex_delimiters=LATEX, line_breaks=True, container=False)
-        live_status = gr.HTML(elem_id="live-status")
-    with gr.Column(elem_id="composer"):
-        notice_line = gr.HTML(elem_id="chat-notice", elem_classes="lf-notice")
-        with gr.Row(elem_id="composer-row"):
-            box = gr.Textbox(
-                elem_id="chat-input",
-                label="Message",
-                show_label=False,
-                placeholder="Message",
-                lines=1,
-                max_lines=8,
-                scale=8,
-                autofocus=True,
-                container=False,
-            )
-            send = gr.Button("Send", elem_id="send", variant="primary", scale=1, min_width=88)
-            stop = gr.Button("Stop", elem_id="stop", variant="stop", scale=1, min_width=88, elem_classes=shown(False))
-        with gr.Row(elem_id="chat-actions"):
-            regenerate = gr.Button("Regenerate", elem_id="regenerate", size="sm", min_width=80, interactive=False)
-            undo = gr.Button("Undo", elem_id="undo", size="sm", min_width=60, interactive=False)
-            new = gr.Button("New chat", elem_id="new-chat", size="sm", min_width=80)
-            download = gr.Button("Download", elem_id="download-chat", size="sm", min_width=80)
-    buttons = (send, stop, regenerate, undo, new, download)
-    return ChatParts(turns, live, live_status, notice_line, box, *buttons, system_prompt)
-
-
-def _system_prompt() -> gr.Textbox:
-    with gr.Accordion("System prompt", open=False, elem_id="system-prompt-fold"):
-        return gr.Textbox(
-            elem_id="system-prompt",
-            label="System prompt",
-            show_label=False,
-            info="What the model is told before the conversation begins. It holds for this chat.",
-            lines=2,
-            max_lines=12,
-        )
-
-
 def _wire_asking(tab: ChatTab) -> None:
     page, parts = tab.page, tab.parts
+    whose: set[Any] = {parts.key, parts.chat, parts.system_prompt}
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     async def send(values: Updates, request: gr.Request) -> AsyncIterator[Updates]:
-        conversation = tab.told(values, request)
+        session = session_of(request)
+        attached: tuple[Any, ...] = ()
 
         def begin() -> Generation:
-            text = _required(values[parts.input])
+            conversation = tab.told(values, request)
+            text = _required(values[parts.input], or_pictures=bool(attached))
             if conversation.asked_just_now(text):
                 raise JustSent("This message was just sent.")
-            return conversation.ask(text, tab.start(request), tab.model)
+            return conversation.ask(text, tab.start(conversation, request), *attached)
 
-        async for updates in tab.answer(conversation, begin, input=""):
+        try:
+            attached = await asyncio.to_thread(_attached, page, values[parts.images])
+        except CannotRead as error:
+            yield tab.problem(error) | tab.labels()
+            return
+        async for updates in tab.answer(session, begin, input="", images="", attached=""):
             yield updates
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     async def regenerate(values: Updates, request: gr.Request) -> AsyncIterator[Updates]:
-        conversation = tab.told(values, request)
-        start = tab.start(request)
-        async for updates in tab.answer(conversation, lambda: conversation.regenerate(start, tab.model)):
+        def begin() -> Generation | None:
+            conversation = tab.told(values, request)
+            return conversation.regenerate(tab.start(conversation, request))
+
+        async for updates in tab.answer(session_of(request), begin):
             yield updates
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     def stop(request: gr.Request) -> None:
         page.conversation(request).stop()
 
-    outputs = list(parts)
     gr.on(
         [parts.input.submit, parts.send.click],
         send,
-        {parts.input, parts.system_prompt},
-        outputs,
+        {parts.input, parts.images, *whose},
+        tab.outputs,
         concurrency_limit=None,
         trigger_mode="multiple",  # else a message sent right after Stop is dropped; begin() knows a double click
         **unlisted(),
     )
-    parts.regenerate.click(regenerate, {parts.system_prompt}, outputs, concurrency_limit=None, **unlisted())
+    parts.regenerate.click(regenerate, whose, tab.outputs, concurrency_limit=None, **unlisted())
     parts.stop.click(stop, None, None, **at_once())
+
+
+def _attached(page: Page, images: str | None) -> tuple[Any, ...]:
+    """Return the pictures of a message and their thumbnails."""
+    if not images:
+        return ()
+    if not page.for_owner:
+        raise CannotRead("Guests cannot send pictures.")
+    pictures = read_pictures(images)
+    return pictures, [thumbnail(picture) for picture in pictures]
 
 
 def _wire_editing(tab: ChatTab) -> None:
     page, parts = tab.page, tab.parts
+    whose: set[Any] = {parts.key, parts.chat, parts.system_prompt}
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     async def edit(values: Updates, change: gr.EditData, request: gr.Request) -> AsyncIterator[Updates]:
-        conversation = tab.told(values, request)
+        session = session_of(request)
         index = change.index if isinstance(change.index, int) else change.index[0]
-        shown = shown_messages(conversation, page.role)
         written = exact(str(change.value))
 
         def begin() -> Generation | None:
+            conversation = tab.told(values, request)
+            messages = shown_messages(conversation, page.role, most=page.conversations.visit(session).turns)
             text = _required(written)
-            if not (0 <= index < len(shown) and shown[index].editable):
+            if not (0 <= index < len(messages) and messages[index].editable):
                 raise GenerationError("Only messages can be edited.")
-            return conversation.edit(shown[index].turn, text, tab.start(request), tab.model)
+            return conversation.edit(messages[index].turn, text, tab.start(conversation, request))
 
         box = values[parts.input] or ""
-        async for updates in tab.answer(conversation, begin, box, written):
+        async for updates in tab.answer(session, begin, box, written):
             yield updates
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     def undo(values: Updates, request: gr.Request) -> Updates:
-        conversation = page.conversation(request)
-        text = conversation.undo()
+        text = tab.told(values, request).undo()
         # A message that is being written is not overwritten by the one that comes back.
-        return tab.settled(conversation, **({} if (values[parts.input] or "").strip() else {"input": text}))
+        restored = {} if (values[parts.input] or "").strip() else {"input": text}
+        return tab.settled(session_of(request), **restored)
 
-    @page.access.handler("guest")
-    def new_chat(request: gr.Request) -> Updates:
+    @page.access.handler(page.role)
+    def choose_overflow(choice: str, request: gr.Request) -> Updates:
         conversation = page.conversation(request)
-        conversation.clear()
-        return tab.settled(conversation)
+        conversation.overflow = "drop" if choice == "drop" else "refuse"
+        conversation.save_settings()
+        return {parts.meter_due: f"{tab.meter_due(conversation)} {conversation.overflow}"}
 
-    outputs = list(parts)
-    parts.turns.edit(edit, {parts.input, parts.system_prompt}, outputs, concurrency_limit=None, **unlisted())
-    parts.new.click(new_chat, None, outputs, **at_once())
-    parts.undo.click(undo, {parts.input}, outputs, **at_once())
+    parts.turns.edit(edit, {parts.input, *whose}, tab.outputs, concurrency_limit=None, **unlisted())
+    parts.undo.click(undo, {parts.input, *whose}, tab.outputs, **at_once())
+    parts.overflow.input(choose_overflow, parts.overflow, parts.meter_due, **at_once())
+    attached = [parts.input, parts.images, parts.attached, parts.notice]
+    sees = "true" if page.for_owner else "false"
+    js = f"(text, images) => window.llamaforge.attach(text, images, {sees})"
+    parts.input.change(None, parts.input, None, js="(text) => window.llamaforge.keepDraft(text)")
+    parts.attach.click(None, [parts.input, parts.images], attached, js=js)
 
 
 def _wire_visit(tab: ChatTab, blocks: gr.Blocks) -> None:
-    page, parts = tab.page, tab.parts
-    tab_key, saved = gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
+    page = tab.page
+    tab_key = gr.Textbox(visible="hidden")
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     async def arrive(key: str, request: gr.Request) -> AsyncIterator[Updates]:
-        """A page was opened or reloaded: show what this tab's conversation holds."""
-        conversation = page.conversations.attach(request.session_hash or "", str(key))
+        """A page was opened or reloaded: show what this tab's chat holds."""
+        session = session_of(request)
+        conversation = page.conversations.attach(session, str(key))
         system_prompt = conversation.system_prompt if page.for_owner else ""
-        async for updates in tab.follow(conversation, conversation.running, system_prompt=system_prompt):
+        async for updates in tab.follow(session, conversation.running, system_prompt=system_prompt):
             yield updates
         yield tab.labels()
 
     @page.access.handler("guest")
-    def download(request: gr.Request) -> str:
-        return as_markdown(page.conversation(request))
-
-    @page.access.handler("guest")
     def leave(request: gr.Request) -> None:
-        page.conversations.leave(request.session_hash or "")
+        page.conversations.leave(session_of(request))
 
     blocks.load(
-        arrive, tab_key, list(parts), js="() => window.llamaforge.tabKey()", concurrency_limit=None, **unlisted()
+        arrive, tab_key, tab.outputs, js="() => window.llamaforge.tabKey()", concurrency_limit=None, **unlisted()
     )
     blocks.unload(leave)
-    parts.download.click(download, None, saved, **at_once()).then(
-        None, saved, None, js="(text) => window.llamaforge.download(text, 'chat.md')"
-    )
 
 
 def _publish_endpoint(tab: ChatTab) -> None:
     """Publish /chat for gradio_client: a message in, the answer so far out, one conversation a visitor."""
     page = tab.page
 
-    @page.access.handler("guest")
+    @page.access.handler(page.role)
     async def chat(message: str, request: gr.Request) -> AsyncIterator[str]:
-        conversation = tab.told({tab.parts.system_prompt: ""}, request)
-        generation = conversation.ask(_required(message), tab.start(request), tab.model)
+        conversation = page.conversation(request)
+        tab.tell(conversation, "")
+        generation = conversation.ask(_required(message), tab.start(conversation, request))
         try:
             async for frame in frames(page.forge, generation, page.longest):
                 if frame.text:
@@ -368,16 +347,21 @@ def _publish_endpoint(tab: ChatTab) -> None:
     api(chat, api_name="chat", concurrency_limit=None)
 
 
-def _required(text: str | None) -> str:
+def session_of(request: gr.Request) -> str:
+    """Return what names the visitor's open page."""
+    return request.session_hash or ""
+
+
+def _required(text: str | None, *, or_pictures: bool = False) -> str:
     text = clean_text(text or "")
-    if not text.strip():
+    if not text.strip() and not or_pictures:
         raise EmptyPrompt("Write a message first.")
     return text
 
 
-def _live_text(frame: Frame) -> str:
-    if frame.text or not frame.reasoning:
-        return harmless(frame.text)
+def _live_text(frame: Frame, earlier: str = "") -> str:
+    if frame.text or earlier or not frame.reasoning:
+        return harmless(earlier + frame.text)
     return "\n".join(f"> {line}" for line in harmless(frame.reasoning).splitlines())
 
 

@@ -1,22 +1,26 @@
-"""Conversations as the server keeps them; the browser sends an id and new text, never history. Knows no Gradio."""
+"""One chat: a tree of messages of which one branch is shown, kept as it grows. Knows no Gradio.
+
+Every edit and every new answer is a version beside the old one, so that nothing that was said is lost.
+"""
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
-from llamaforge import Generation, LlamaForgeError, Message, Result
+from llamaforge import Generation, Image, LlamaForgeError, Message, Overflow, Role
+
+from .history import ChatRecord, History, new_id
+from .history_file import HistoryError
+from .turn import Turn, asked_of, told
 
 Start = Callable[[Sequence[Message]], Generation]
 
-
-KEPT_SECONDS = 3600.0  # for a reload, or a tab that comes back
 DOUBLE_CLICK = 1.0  # seconds within which the same message again is one message
+LONGEST_TITLE = 60  # characters
+UNSEEN = "[a picture that this model cannot see]"
 
 
 class AnswerRunning(LlamaForgeError):
@@ -27,43 +31,73 @@ class JustSent(AnswerRunning):
     """This very message was sent a moment ago: a second click on Send, an Enter too many."""
 
 
-@dataclass(slots=True)
-class Turn:
-    """What one side said; an answer that is being written is read straight from its generation."""
-
-    role: str
-    said: str = ""
-    generation: Generation | None = None
-    model: str = ""
-
-    @property
-    def text(self) -> str:
-        return self.generation.text if self.generation is not None else self.said
-
-    @property
-    def reasoning(self) -> str:
-        return self.generation.reasoning if self.generation is not None else ""
-
-    @property
-    def result(self) -> Result | None:
-        return self.generation.result if self.generation is not None else None
-
-
-@dataclass(slots=True)
 class Conversation:
-    """One chat of one visitor."""
+    """One chat of one visitor.
 
-    turns: list[Turn] = field(default_factory=list)
-    system_prompt: str = ""
-    parameters: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each model, as this visitor set them
-    file_said: dict[str, dict[str, Any]] = field(default_factory=dict)  # of these parameters, when they were set here
-    origins: dict[str, dict[str, str]] = field(default_factory=dict)  # of those that no person typed ("preset calm")
-    sessions: set[str] = field(default_factory=set)
-    left_at: float = 0.0  # when the last tab that showed it was closed
-    _asked: tuple[str, float] = ("", 0.0)
-    _before: list[Turn] = field(default_factory=list)  # the last answer was asked for
-    _written: str = ""  # by the visitor, to get that answer
-    _lock: threading.RLock = field(default_factory=threading.RLock)
+    Args:
+        history: where it is kept, from its first message on.
+        visitor: whose it is.
+        record: a chat that is kept already; a new one by default.
+    """
+
+    def __init__(self, history: History | None = None, visitor: str = "", record: ChatRecord | None = None) -> None:
+        self.history = history or History()
+        self.visitor = visitor
+        self.is_kept = record is not None
+        self._record = record or ChatRecord(new_id())
+        self.system_prompt = self._record.system_prompt
+        settings = self._record.settings
+        self.parameters: dict[str, dict[str, Any]] = settings.get(
+            "parameters", {}
+        )  # of each model, as set in the page
+        self.origins: dict[str, dict[str, str]] = settings.get("origins", {})  # of those that no person typed
+        self.file_said: dict[str, dict[str, Any]] = {}  # of these parameters, when they were set here
+        self.overflow: Overflow = settings.get("overflow", "refuse")
+        self.sees_images = True  # whether the model does; else a line stands in place of earlier pictures
+        self.sessions: set[str] = set()
+        self.left_at = 0.0  # when the last tab that showed it was closed
+        self.counted: tuple[Any, tuple[int, bool]] | None = None  # tokens of the chat in one of its states; exact?
+        self.problem = ""  # why something of it is not kept, for people
+        self._asked = ("", 0.0)
+        self._before: list[Turn] = []  # the last answer was asked for
+        self._written = ""  # by the visitor, to get that answer
+        self._unsettled: list[Turn] = []
+        self._lock = threading.RLock()
+        self._turns: dict[int, Turn] = {}
+        self._children: dict[int | None, list[int]] = {}
+        self.turns: list[Turn] = []
+        if record is not None:
+            self._read(record.leaf)
+
+    def _read(self, leaf: int | None) -> None:
+        with_images = self.history.with_images(self.id)
+        for record in self.history.messages(self.id):
+            turn = Turn(
+                record.role,
+                record.text,
+                about=record.about,
+                thought=record.reasoning,
+                has_images=record.id in with_images,
+                id=record.id,
+                parent=record.parent,
+                created=record.created,
+            )
+            if turn.role == "assistant":
+                turn.about.setdefault("finish_reason", "interrupted")  # nobody was there to see its end
+            self._know(turn)
+        self.turns = self._path(leaf)
+
+    @property
+    def id(self) -> str:
+        return self._record.id
+
+    @property
+    def title(self) -> str:
+        return self._record.title
+
+    @property
+    def pinned(self) -> bool:
+        return self._record.pinned
 
     @property
     def running(self) -> Generation | None:
@@ -74,23 +108,52 @@ class Conversation:
         last = self.turns[-1].generation if self.turns else None
         return last if last is not None and last.result is None and not last.stopping else None
 
-    def messages(self) -> list[Message]:
-        """Return what the model is given: the system prompt and every turn that holds text."""
-        return self._messages(self.turns)
+    @property
+    def stale(self) -> bool:
+        """Whether an answer has ended whose end is not kept yet."""
+        return any(turn.generation is not None and turn.generation.result is not None for turn in self._unsettled)
 
-    def _messages(self, turns: list[Turn]) -> list[Message]:
-        system = [Message("system", self.system_prompt)] if self.system_prompt.strip() else []
-        said = [Message("user" if turn.role == "user" else "assistant", turn.text) for turn in turns if turn.text]
-        return system + said
+    def messages(self, turns: Sequence[Turn] | None = None) -> list[Message]:
+        """Return what the model is given: the system prompt and every turn that says something.
 
-    def ask(self, text: str, start: Start, model: str) -> Generation:
+        Args:
+            turns: those of the branch that is shown by default.
+        """
+        given = [Message("system", self.system_prompt)] if self.system_prompt.strip() else []
+        for turn in self.turns if turns is None else turns:
+            if not (turn.text or turn.images or turn.has_images):
+                continue
+            message = self._message(turn)
+            if given and given[-1].role == message.role:  # what came between was never written; templates alternate
+                text = f"{given[-1].content}\n\n{message.content}"
+                message = Message(message.role, text, given.pop().images + message.images)
+            given.append(message)
+        return given
+
+    def _message(self, turn: Turn) -> Message:
+        role = cast(Role, turn.role)
+        if not (turn.images or turn.has_images):
+            return Message(role, turn.text)
+        if self.sees_images or not turn.id:  # what is new is refused where it cannot be seen, not left out
+            return Message(role, turn.text, turn.images or self.history.images(turn.id))
+        return Message(role, f"{UNSEEN}\n{turn.text}")
+
+    # Answers
+
+    def ask(self, text: str, start: Start, images: Sequence[Image] = (), thumbnails: Sequence[str] = ()) -> Generation:
         """Add the visitor's message and start its answer; where that fails, the chat is as before.
+
+        Args:
+            thumbnails: small pictures of the images for the page, as data URLs.
 
         Raises:
             AnswerRunning: the last answer is still being written.
+            HistoryError: it cannot be kept.
         """
         with self._lock:
-            generation = self._answer([*self.turns, Turn("user", text)], start, model, text)
+            about = {"thumbnails": list(thumbnails)} if thumbnails else {}
+            question = Turn("user", text, about=about, images=tuple(images), has_images=bool(images))
+            generation = self._answer([*self.turns, question], start, text)
             self._asked = (text, time.monotonic())
             return generation
 
@@ -98,37 +161,104 @@ class Conversation:
         """Tell whether this very message was sent a moment ago: a second click on Send, an Enter too many."""
         return self._asked[0] == text and time.monotonic() - self._asked[1] < DOUBLE_CLICK
 
-    def regenerate(self, start: Start, model: str) -> Generation | None:
-        """Answer the last message anew; None where there is none. The old answer stays where that fails."""
+    def regenerate(self, start: Start) -> Generation | None:
+        """Answer the last message anew, as one more version; None where there is no message."""
         with self._lock:
             self._require_idle()
             answered = bool(self.turns) and self.turns[-1].role == "assistant"
             turns = self.turns[:-1] if answered else self.turns
-            return self._answer(turns, start, model, "") if turns else None
+            return self._answer(turns, start, "") if turns else None
 
-    def edit(self, index: int, text: str, start: Start, model: str) -> Generation | None:
-        """Replace what was said in a turn; a message of the visitor's is answered anew, without the turns after it.
+    def edit(self, index: int, text: str, start: Start) -> Generation | None:
+        """Say something else in a turn, as one more version of it.
 
-        Where that answer fails, all of them stay.
+        A message of the visitor's is answered anew; after an answer everything that followed it stays.
         """
         with self._lock:
             self._require_idle()
             if not 0 <= index < len(self.turns):
                 return None
-            role = self.turns[index].role
-            if role == "user":
-                return self._answer([*self.turns[:index], Turn(role, text)], start, model, text)
-            self.turns[index] = Turn(role, text)
+            old = self.turns[index]
+            (new,) = self._copies([old])
+            new.said, new.created = text, time.time()
+            if old.role == "user":
+                return self._answer([*self.turns[:index], new], start, text)
+            new.about = {"model": old.model, "edited": True, "finish_reason": "stop"}
+            self._keep(self.turns[:index], [new, *self._copies(self.turns[index + 1 :])])
             return None
 
-    def undo(self) -> str:
-        """Take the last message and its answer back and return the message's text."""
+    def go_on(self, start: Start) -> Generation | None:
+        """Continue the last answer where it was cut off; None where there is none to continue."""
         with self._lock:
             self._require_idle()
-            self._asked = ("", 0.0)
-            if self.turns and self.turns[-1].role == "assistant":
-                self.turns.pop()
-            return self.turns.pop().text if self.turns else ""
+            last = self.turns[-1] if self.turns else None
+            if last is None or not last.unfinished:
+                return None
+            self.settle()
+            generation = start(self.messages())
+            last.said, last.thought = last.text, last.reasoning
+            self._before, self._written = self.turns, ""
+            self._begin(last, generation)
+            return generation
+
+    def _answer(self, turns: list[Turn], start: Start, written: str) -> Generation:
+        """Start the answer to some turns, which then are the branch that is shown."""
+        self._require_idle()
+        before = self.turns
+        generation = start(self.messages(turns))
+        answer = Turn("assistant", about=asked_of(generation))
+        try:
+            known = [turn for turn in turns if turn.id]
+            self._keep(known, [*turns[len(known) :], answer])
+        except HistoryError:
+            generation.stop()
+            raise
+        self._before, self._written = before, written
+        self._begin(answer, generation)
+        return generation
+
+    def _begin(self, turn: Turn, generation: Generation) -> None:
+        turn.about |= asked_of(generation)
+        turn.generation, turn.journaled = generation, (0, 0)
+        if turn not in self._unsettled:
+            self._unsettled.append(turn)
+
+    def journal(self, generation: Generation, text: str, reasoning: str) -> None:
+        """Keep what an answer says so far, before it is shown; `problem` tells where that fails."""
+        with self._lock:
+            turn = next((turn for turn in self._unsettled if turn.generation is generation), None)
+            if turn is None:
+                return
+            had_text, had_reasoning = turn.journaled
+            if len(text) <= had_text and len(reasoning) <= had_reasoning:
+                return
+            try:
+                self.history.journal(turn.id, text[had_text:], reasoning[had_reasoning:])
+            except HistoryError as error:
+                self.problem = str(error)
+                return
+            turn.journaled = (len(text), len(reasoning))
+
+    def settle(self) -> None:
+        """Keep the ends of the answers that have ended."""
+        with self._lock:
+            for turn in [turn for turn in self._unsettled if turn.generation and turn.generation.result]:
+                self._settle(turn)
+
+    def _settle(self, turn: Turn) -> None:
+        generation = turn.generation
+        assert generation is not None and generation.result is not None
+        said_nothing = not generation.text and not generation.reasoning
+        if not (said_nothing and turn.said and generation.result.error is not None):
+            turn.about |= told(generation.result) | {
+                "lost": turn.lost
+            }  # else nothing was added to what was cut off before
+        turn.said, turn.thought, turn.generation = turn.text, turn.reasoning, None
+        self._unsettled.remove(turn)
+        try:
+            self.history.finish(turn.record())
+        except HistoryError as error:
+            self.problem = str(error)
 
     def forget_failed(self) -> str | None:
         """Where the last answer failed before its first word, go back to what was before it.
@@ -140,81 +270,176 @@ class Conversation:
             failed = last is not None and last.result is not None and last.result.error is not None
             if last is None or not failed or last.text or last.reasoning:
                 return None
+            self.settle()
+            known = {turn.id for turn in self._before}
+            vain = [turn for turn in self.turns if turn.id not in known]
             self.turns, self._asked = self._before, ("", 0.0)
+            self._forget(vain)
             return self._written
 
-    def clear(self) -> None:
-        """Begin anew; a running answer is stopped."""
-        with self._lock:
-            self.stop()
-            self.turns, self._before = [], []
+    def _forget(self, vain: Sequence[Turn]) -> None:
+        for turn in vain:
+            del self._turns[turn.id]
+            self._children[turn.parent].remove(turn.id)
+        if self._turns:
+            self.history.remove_messages(self.id, [turn.id for turn in vain], self.leaf)
+            return
+        self.history.erase(self.id)  # it has never been answered
+        self.is_kept, self._record.title = False, ""
 
-    def stop(self) -> None:
-        """Stop the running answer; what is written stays."""
+    def stop(self, *, lost: bool = False) -> None:
+        """Stop the running answer; what is written stays.
+
+        Args:
+            lost: nobody wanted that, the connection to the page was lost.
+        """
         self._asked = ("", 0.0)
         if self.running is not None:
+            self.turns[-1].lost = lost
             self.running.stop()
 
-    def _answer(self, turns: list[Turn], start: Start, model: str, written: str) -> Generation:
-        """Start the answer to some turns, which then take the place of those that there are."""
-        self._require_idle()
-        generation = start(self._messages(turns))
-        self._before, self._written = self.turns, written
-        self.turns = [*turns, Turn("assistant", generation=generation, model=model)]
-        return generation
+    # Versions and branches
+
+    @property
+    def leaf(self) -> int | None:
+        return self.turns[-1].id if self.turns else None
+
+    def versions(self, turn: Turn) -> tuple[int, int]:
+        """Return which version of it a turn is, from 1, and how many there are."""
+        siblings = self._children.get(turn.parent, [turn.id])
+        return siblings.index(turn.id) + 1, len(siblings)
+
+    def switch(self, turn: int, step: int) -> None:
+        """Show the next (1) or the previous (-1) version of a turn, and what followed it last."""
+        with self._lock:
+            self._require_idle()
+            if turn not in self._turns:
+                return
+            siblings = self._children[self._turns[turn].parent]
+            place = siblings.index(turn) + step
+            if not 0 <= place < len(siblings):
+                return
+            leaf = siblings[place]
+            while followers := self._children.get(leaf):
+                leaf = followers[-1]
+            self._show(self._path(leaf))
+
+    def undo(self) -> str:
+        """Take the last message and its answer out of the branch and return the message's text."""
+        with self._lock:
+            self._require_idle()
+            self._asked = ("", 0.0)
+            turns = self.turns[:-1] if self.turns and self.turns[-1].role == "assistant" else self.turns
+            if not turns:
+                return ""
+            self._show(turns[:-1])
+            return turns[-1].text
+
+    def branch(self, turn: int) -> Conversation | None:
+        """Return a new chat that holds this one up to a turn; None where that is not shown."""
+        with self._lock:
+            place = next((place for place, shown in enumerate(self.turns) if shown.id == turn), None)
+            if place is None or self.turns[place].generation is not None:
+                return None
+            title = f"{self.title} (branch)" if not self.title.endswith("(branch)") else self.title
+            new = self.successor()
+            new._record.title = title
+            new._keep([], self._copies(self.turns[: place + 1]))
+            return new
+
+    def successor(self) -> Conversation:
+        """Return a new, empty chat with this one's system prompt and settings."""
+        new = Conversation(self.history, self.visitor)
+        new.system_prompt, new.overflow = self.system_prompt, self.overflow
+        new.parameters = {model: dict(values) for model, values in self.parameters.items()}
+        new.origins = {model: dict(values) for model, values in self.origins.items()}
+        new.file_said = {model: dict(values) for model, values in self.file_said.items()}
+        return new
+
+    def _copies(self, turns: Sequence[Turn]) -> list[Turn]:
+        return [
+            Turn(
+                turn.role,
+                turn.text,
+                about=dict(turn.about),
+                thought=turn.reasoning,
+                images=self.history.images(turn.id) if turn.has_images else (),
+                has_images=turn.has_images,
+                created=turn.created,
+            )
+            for turn in turns
+        ]
+
+    # Title and settings
+
+    def rename(self, title: str) -> None:
+        """Give the chat a title; an empty one is its first words again."""
+        first = self.turns[0].text if self.turns else ""
+        self._record.title = title.strip()[:200] or title_of(first)
+        self._save(title=self._record.title)
+
+    def pin(self, pinned: bool) -> None:
+        """Keep the chat at the top of the list, or no longer."""
+        self._record.pinned = pinned
+        self._save(pinned=pinned)
+
+    def save_settings(self) -> None:
+        """Keep system prompt, parameters and the choice at the window's edge, where they have changed."""
+        settings = {"parameters": self.parameters, "origins": self.origins, "overflow": self.overflow}
+        if (self.system_prompt, settings) == (self._record.system_prompt, self._record.settings):
+            return
+        self._save(system_prompt=self.system_prompt, settings=settings)
+        # A copy: what is compared with must not change with what is compared.
+        copied = {"parameters": _copied(self.parameters), "origins": _copied(self.origins), "overflow": self.overflow}
+        self._record.system_prompt, self._record.settings = self.system_prompt, copied
+
+    def _save(self, **values: Any) -> None:
+        if self.is_kept:
+            self.history.change_chat(self.id, **values)
+
+    # The tree
+
+    def _keep(self, before: list[Turn], new: list[Turn]) -> None:
+        """Keep new turns behind others and show that branch."""
+        if not self.is_kept:
+            said = next((turn.text for turn in new if turn.role == "user"), "")
+            self._record.title = self._record.title or title_of(said)
+            self.history.add_chat(self.visitor, self._record)
+            self.is_kept = True
+        self.save_settings()
+        new[0].parent = before[-1].id if before else None
+        ids = self.history.add_messages(self.id, [turn.record() for turn in new])
+        for turn, number, parent in zip(new, ids, [new[0].parent, *ids], strict=False):
+            turn.id, turn.parent, turn.images = number, parent, ()
+            self._know(turn)
+        self.turns = [*before, *new]
+
+    def _know(self, turn: Turn) -> None:
+        self._turns[turn.id] = turn
+        self._children.setdefault(turn.parent, []).append(turn.id)
+
+    def _path(self, leaf: int | None) -> list[Turn]:
+        path = []
+        while leaf is not None and leaf in self._turns:
+            path.append(self._turns[leaf])
+            leaf = self._turns[leaf].parent
+        return path[::-1]
+
+    def _show(self, turns: list[Turn]) -> None:
+        self.turns = turns
+        self._save(leaf=self.leaf)
 
     def _require_idle(self) -> None:
+        self.settle()
         if self.running is not None:
             raise AnswerRunning("An answer is still being written. Stop it or wait for its end.")
 
 
-class Conversations:
-    """Every visitor's conversation in memory; beyond `most()` the one idle for longest is dropped, and what a tab that
-    was closed an hour ago has left."""
+def title_of(text: str) -> str:
+    """Return the first words of a message as a title."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_TITLE else f"{line[: LONGEST_TITLE - 1].rstrip()}…"
 
-    def __init__(self, most: Callable[[], int] = lambda: 200) -> None:
-        self._most = most
-        self._known: OrderedDict[str, Conversation] = OrderedDict()
-        self._of_session: dict[str, str] = {}
-        self._lock = threading.Lock()
 
-    def attach(self, session: str, key: str) -> Conversation:
-        """Give a browser tab the conversation that it had before a reload, by the key that only that tab knows."""
-        with self._lock:
-            self._of_session[session] = key if len(key) >= 32 else secrets.token_hex(16)
-        return self.of(session)
-
-    def of(self, session: str) -> Conversation:
-        """Return a session's conversation, a new one for a new session."""
-        with self._lock:
-            key = self._of_session.setdefault(session, secrets.token_hex(16))
-            conversation = self._known.setdefault(key, Conversation())
-            self._known.move_to_end(key)
-            conversation.sessions.add(session)
-            self._drop_idle()
-            return conversation
-
-    def key_of(self, session: str) -> str:
-        """Return what names a session's conversation, also after a reload of its tab."""
-        with self._lock:
-            return self._of_session.get(session, session)
-
-    def leave(self, session: str) -> None:
-        """A tab was closed: stop its answer unless another tab shows it; the text stays for a reload."""
-        with self._lock:
-            key = self._of_session.pop(session, None)
-            conversation = self._known.get(key) if key else None
-        if conversation is not None:
-            conversation.sessions.discard(session)
-            if not conversation.sessions:
-                conversation.left_at = time.monotonic()
-                conversation.stop()
-
-    def _drop_idle(self) -> None:
-        long_ago = time.monotonic() - KEPT_SECONDS
-        for key in [key for key, known in self._known.items() if not known.sessions and known.left_at < long_ago]:
-            del self._known[key]
-        for key in [key for key, known in self._known.items() if known.running is None]:
-            if len(self._known) <= self._most():
-                return
-            del self._known[key]
+def _copied(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: dict(inner) for name, inner in values.items()}

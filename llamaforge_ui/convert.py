@@ -1,10 +1,8 @@
-"""Between plain values and what Gradio shows: turns as chatbot messages, figures as text, errors as sentences."""
+"""Between plain values and what the page shows: figures as text, errors as sentences."""
 
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass
-from typing import Any
 
 from llamaforge import (
     Busy,
@@ -19,77 +17,13 @@ from llamaforge import (
     hide_secrets,
 )
 
-from .conversation import AnswerRunning, Conversation, Turn
-from .plain_text import harmless
+from .conversation import AnswerRunning
+from .visits import SessionEnded
 
-SHOWN_TURNS = 40
-ENDINGS = {"stop": "finished", "cancelled": "stopped", "error": "ended by an error"}
-FOR_GUESTS = (AnswerRunning, Busy, EmptyPrompt, GuestLimit)  # their texts name nothing of the owner's
+ENDINGS = {"stop": "finished", "cancelled": "stopped", "error": "ended by an error", "interrupted": "interrupted"}
+FOR_GUESTS = (AnswerRunning, Busy, EmptyPrompt, GuestLimit, SessionEnded)  # their texts name nothing of the owner's
 NOT_AVAILABLE = "The model is not available right now. Please try again later."
 TOO_LONG = "This chat is too long for the model. Start a new chat, or shorten the message."
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """One message as the chatbot shows it, and the turn that it belongs to; only `editable` ones are said text."""
-
-    message: dict[str, Any]
-    turn: int
-    editable: bool = True
-
-
-def shown_messages(conversation: Conversation, role: str = "guest", *, without_running: bool = False) -> list[Shown]:
-    """Return the last turns as chatbot messages; a turn may be several: thoughts, text, figures."""
-    turns = list(enumerate(conversation.turns))
-    if without_running and conversation.running is not None:
-        turns = turns[:-1]
-    return [shown for index, turn in turns[-SHOWN_TURNS:] for shown in _shown(index, turn, role)]
-
-
-def chatbot_value(
-    conversation: Conversation, role: str = "guest", *, without_running: bool = False
-) -> list[dict[str, Any]]:
-    return [shown.message for shown in shown_messages(conversation, role, without_running=without_running)]
-
-
-def as_markdown(conversation: Conversation) -> str:
-    """Return what was said, as a text to keep."""
-    said = [(turn.model or "Model" if turn.role == "assistant" else "You", turn.text) for turn in conversation.turns]
-    return "\n\n".join(f"**{who}**\n\n{text}" for who, text in said if text) + "\n"
-
-
-def _shown(index: int, turn: Turn, role: str) -> list[Shown]:
-    if turn.role == "user":
-        return [Shown(_message("user", turn.text), index)]
-    parts = []
-    if turn.reasoning:
-        # Folded, but open where the thoughts are all there is, so that an answer is never hidden entirely.
-        state = "done" if turn.text else "pending"
-        parts.append(Shown(_message("assistant", turn.reasoning, title="Thoughts", status=state), index, False))
-    if turn.text:
-        parts.append(Shown(_message("assistant", turn.text), index))
-    if turn.result is not None:
-        parts.append(
-            Shown(_message("assistant", _details(turn, role), title=figures(turn.result), status="done"), index, False)
-        )
-    return parts
-
-
-def _message(role: str, text: str, **metadata: str) -> dict[str, Any]:
-    # As a list with one text: a bare str would lose its leading indentation in Gradio.
-    message: dict[str, Any] = {"role": role, "content": [{"type": "text", "text": harmless(text)}]}
-    return message | ({"metadata": metadata} if metadata else {})
-
-
-def _details(turn: Turn, role: str) -> str:
-    result = turn.result
-    lines = [f"Model: {turn.model}"] if turn.model else []
-    if result is not None and result.usage is not None:
-        cached = f", {result.usage.cached_tokens:,} of them from the cache" if result.usage.cached_tokens else ""
-        lines.append(f"Prompt: {result.usage.prompt_tokens:,} tokens{cached}")
-    if result is not None and result.error is not None:
-        lines.append(sentence_for(role, result.error))
-    return "\n\n".join(lines)
 
 
 def figures(result: Result) -> str:

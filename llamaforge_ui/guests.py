@@ -21,6 +21,7 @@ from llamaforge import (
     Message,
     Model,
     NoModelLoaded,
+    Overflow,
     describe,
     get_backend,
 )
@@ -65,8 +66,11 @@ class Guests:
         """Let guests chat again, where settings.yaml does."""
         self._closed = False
 
-    def answer(self, visitor: str, messages: Sequence[Message]) -> Generation:
+    def answer(self, visitor: str, messages: Sequence[Message], overflow: Overflow = "refuse") -> Generation:
         """Begin an answer to a guest, after every answer to the owner.
+
+        Args:
+            overflow: what happens where the chat does not fit into the context window.
 
         Raises:
             GuestLimit: guests may not; the sentence says why, and when they may.
@@ -76,7 +80,7 @@ class Guests:
             self._require_small(messages)
             self._require_room()
             self._require_patience(visitor)
-            generation = self._forge.chat_stream(messages, self._parameters(), last=True)
+            generation = self._forge.chat_stream(messages, self._parameters(), last=True, overflow=overflow)
             self._answers.add(generation)
             return generation
 
@@ -99,7 +103,8 @@ class Guests:
         return self._forge.config.models[name] if name is not None else None
 
     def _require_small(self, messages: Sequence[Message]) -> None:
-        limits, length = self.limits, len(messages[-1].content)
+        limits = self.limits
+        length = next((len(message.content) for message in reversed(messages) if message.role == "user"), 0)
         if length > limits.message_characters:
             raise GuestLimit(
                 f"Your message has {length:,} characters; guests may send {limits.message_characters:,}. Shorten it."

@@ -10,9 +10,10 @@ import gradio as gr
 from llamaforge import LlamaForge, describe, get_backend
 
 from .access import Access, Role
-from .conversation import Conversation, Conversations
+from .conversation import Conversation
 from .convert import sentence_for
 from .guests import Guests
+from .visits import Conversations
 
 
 @dataclass(slots=True)

@@ -9,16 +9,20 @@ import gradio as gr
 from llamaforge import LlamaForge
 
 from .access import Access
-from .chat_tab import build_chat_tab
-from .conversation import Conversations
+from .chat_acts import wire_acts
+from .chat_tab import ChatTab, build_chat_tab
+from .context_meter import wire_meter
 from .convert import status_line
 from .guests import Guests
+from .history import History
 from .model_bar import POLL_SECONDS, ModelBar, build_guest_bar, build_model_bar, first_choice
 from .models_tab import ModelsTab, build_models_tab
 from .owner_bar import OwnerBar, build_owner_bar
 from .page import Page, at_once
 from .parameters_tab import ParametersTab, build_parameters_tab, drawn_from
 from .register_form import USUAL_BACKEND
+from .sidebar import SidebarParts, build_sidebar
+from .visits import Conversations
 
 Updates = dict[Any, Any]
 
@@ -31,19 +35,30 @@ class Pages(NamedTuple):
     front: gr.Blocks
     owner: gr.Blocks | None
     guests: Guests
+    conversations: tuple[Conversations, ...]
+
+    def close(self) -> None:
+        """Stop every answer and keep what it says; for the end of the program."""
+        for conversations in self.conversations:
+            conversations.close()
 
 
-def build_pages(forge: LlamaForge, access: Access) -> Pages:
+def build_pages(forge: LlamaForge, access: Access, history: History | None = None) -> Pages:
     """Build what visitors see: one page where everybody is the owner, else the guests' and the owner's.
 
     The guests' page has nothing of the owner's in it, neither controls nor events.
+
+    Args:
+        history: where the owner's chats are kept; in memory by default, as guests' are always.
     """
     guests = Guests(forge)
-    owner = _build(Page(forge, access, guests, "owner"))
+    owners = Conversations(history, owner="owner")
+    owner = _build(Page(forge, access, guests, "owner", owners))
     if access.local:
-        return Pages(owner, None, guests)
-    most = Conversations(lambda: guests.limits.chats)
-    return Pages(_build(Page(forge, access, guests, "guest", most)), owner, guests)
+        return Pages(owner, None, guests, (owners,))
+    visitors = Conversations(most=lambda: guests.limits.chats)
+    front = _build(Page(forge, access, guests, "guest", visitors))
+    return Pages(front, owner, guests, (owners, visitors))
 
 
 def _build(page: Page) -> gr.Blocks:
@@ -59,18 +74,26 @@ def _build(page: Page) -> gr.Blocks:
     return blocks
 
 
+def _build_chat(page: Page, blocks: gr.Blocks, sidebar: SidebarParts) -> ChatTab:
+    chat = build_chat_tab(page, blocks, sidebar)
+    wire_acts(chat)
+    wire_meter(chat)
+    return chat
+
+
 def _build_owner_page(page: Page, blocks: gr.Blocks) -> None:
+    sidebar = build_sidebar(page)
     with gr.Column(elem_id="page"):
         sharing = build_owner_bar(page)
         bar = build_model_bar(page)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Chat", id="chat"):
-                build_chat_tab(page, blocks)
+                chat = _build_chat(page, blocks, sidebar)
             with gr.Tab("Models", id="models"):
                 models = build_models_tab(page, bar)
             with gr.Tab("Parameters", id="parameters"):
                 parameters = build_parameters_tab(page, bar)
-    _wire_changes(page, blocks, Shown(sharing, bar, models, parameters))
+    _wire_changes(page, blocks, Shown(sharing, bar, models, parameters, chat))
 
 
 class Shown(NamedTuple):
@@ -80,11 +103,12 @@ class Shown(NamedTuple):
     bar: ModelBar
     models: ModelsTab
     parameters: ParametersTab
+    chat: ChatTab
 
 
 def _wire_changes(page: Page, blocks: gr.Blocks, shown: Shown) -> None:
     """Let every open page see what another one changed: each asks now and then, and mostly hears that nothing did."""
-    sharing, bar, models, parameters = shown
+    sharing, bar, models, parameters, chat = shown
     seen = gr.State(-1)
     outputs = [
         *sharing.parts,
@@ -94,6 +118,7 @@ def _wire_changes(page: Page, blocks: gr.Blocks, shown: Shown) -> None:
         models.parts.actions,
         seen,
         parameters.drawn_from,
+        chat.parts.meter_due,
     ]
 
     @page.access.handler("owner")
@@ -101,15 +126,16 @@ def _wire_changes(page: Page, blocks: gr.Blocks, shown: Shown) -> None:
         if page.forge.status.version == values[seen]:
             loading = page.forge.status.state == "loading"
             return {bar.parts.status: bar.status_html() if loading else gr.skip()}
-        return view(values[bar.parts.select])
+        return view(values[bar.parts.select], request)
 
     @page.access.handler("owner")
     def open_page(request: gr.Request) -> Updates:
-        return view(first_choice(page)) | models.form.shape(USUAL_BACKEND)
+        return view(first_choice(page), request) | models.form.shape(USUAL_BACKEND)
 
-    def view(chosen: str | None) -> Updates:
+    def view(chosen: str | None, request: gr.Request) -> Updates:
         # First, so that a change meanwhile is seen the next time.
         drawn = {seen: page.forge.status.version, parameters.drawn_from: drawn_from(page, chosen)}
+        drawn[chat.parts.meter_due] = chat.meter_due(page.conversation(request))
         return sharing.view() | bar.view() | models.view(chosen) | drawn
 
     gr.Timer(POLL_SECONDS).tick(look, {seen, bar.parts.select}, outputs, **at_once())
@@ -117,9 +143,10 @@ def _wire_changes(page: Page, blocks: gr.Blocks, shown: Shown) -> None:
 
 
 def _build_guest_page(page: Page, blocks: gr.Blocks) -> None:
+    sidebar = build_sidebar(page)
     with gr.Column(elem_id="page"):
         status = build_guest_bar(page)
-        build_chat_tab(page, blocks)
+        _build_chat(page, blocks, sidebar)
 
     @page.access.handler("guest")
     def look(request: gr.Request) -> str:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -42,6 +43,7 @@ BROWSER_FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
+SAID = ":not([aria-label$='component of type html'], [aria-label='About this message'])"  # not what the page adds
 PATIENCE = 15_000  # milliseconds; two busy cores may be slow, only what is promised is measured
 START_SECONDS = 90
 SPACE_PORT = 7860  # its address says none
@@ -62,6 +64,8 @@ class Program:
         self.output = ""
         self._said = threading.Condition()
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("GRADIO_", "LLAMAFORGE_"))}
+        self._data = tempfile.TemporaryDirectory(prefix="llamaforge-data-")  # never the person's own chats
+        clean["XDG_DATA_HOME"] = self._data.name
         self.process = subprocess.Popen(
             [sys.executable, "app.py", *flags],
             cwd=ROOT,
@@ -106,6 +110,7 @@ class Program:
                 with self._said:
                     self.output += line
                     self._said.notify_all()
+        self._data.cleanup()
         look_at(self.output, f"output of app.py {' '.join(map(str, self.process.args[2:]))}")  # type: ignore[index]
         with self._said:
             self._said.notify_all()
@@ -255,17 +260,22 @@ def send(page: Page, text: str) -> None:
 
 def users(page: Page) -> Locator:
     """The visitor's committed messages."""
-    return page.locator("#chat-turns [data-testid=user]")
+    return page.locator(f"#chat-turns [data-testid=user]{SAID}")
 
 
 def answers(page: Page) -> Locator:
     """The committed answers, without thoughts and figures."""
-    return page.locator("#chat-turns [data-testid=bot]:not(:has(.thought-group))")
+    return page.locator(f"#chat-turns [data-testid=bot]:not(:has(.thought-group)){SAID}")
 
 
 def thoughts(page: Page) -> Locator:
-    """Thoughts and figures: what is folded."""
+    """What a reasoning model thought before its answer; folded."""
     return page.locator("#chat-turns .thought-group")
+
+
+def figures(page: Page) -> Locator:
+    """The lines under the answers: tokens, times, why it ended; folded in them, the details."""
+    return page.locator("#chat-turns .lf-tail details")
 
 
 def live(page: Page) -> Locator:
@@ -322,9 +332,9 @@ def first_steps(page: Page, count: int) -> list[str]:
 
 def prompt_tokens(page: Page) -> int:
     """Return the prompt's tokens from the details of the last answer, opening them where they are folded."""
-    last = page.locator("#chat-turns .thought-group").last
-    if not last.locator(".content").is_visible():
-        last.locator(".title").click()
+    last = figures(page).last
+    if last.get_attribute("open") is None:
+        last.locator("summary").click()
     found = re.search(r"Prompt: ([\d,]+) tokens", last.inner_text())
     assert found, last.inner_text()
     return int(found[1].replace(",", ""))
@@ -365,8 +375,7 @@ def open_system_prompt(page: Page) -> Locator:
 
 def edit_message(page: Page, row: str, text: str) -> None:
     """Edit the last message of a row kind ("user-row" or "bot-row") that has a pencil."""
-    buttons = page.locator(f"#chat-turns .{row}:not(:has(.thought-group)) + .message-buttons").last
-    buttons.get_by_label("Edit").click()
+    page.locator(f"#chat-turns .{row} + .message-buttons [aria-label=Edit]:visible").last.click()
     page.locator("#chat-turns .edit-textarea").fill(text)
     page.locator("#chat-turns").get_by_label("Submit").click()
 

@@ -11,7 +11,7 @@ import pytest
 from scripted import until
 from worker_kit import LONG, SOON, ask, begun, is_well, isolated, result_of, seconds, worker_of, workers
 
-from llamaforge import GenerationError, LlamaForge, worker_backend
+from llamaforge import GenerationError, LlamaForge, Message, worker_backend
 
 RESTARTED = "The model stopped unexpectedly: {} It is being started again: send your message again."
 
@@ -156,6 +156,20 @@ def test_a_model_that_cannot_be_loaded_again_is_given_up(tmp_path: Path, tiny_gg
         assert result_of(far.generate_stream("hi"), LONG).error is not None
         until(lambda: far.status.state == "empty")
         assert far.status.error is not None and not workers()
+
+
+@pytest.mark.parametrize("model", ["fault", "tiny"], ids=["in its turn", "beside an answer"])
+def test_a_model_that_died_while_nobody_asked_counts_nothing_and_answers(
+    tmp_path: Path, tiny_gguf: Path, model: str
+) -> None:
+    with isolated(tmp_path, tiny=tiny_gguf) as far:
+        far.load_model(model)
+        worker = worker_of(far)
+        worker.kill()
+        worker.wait(SOON)
+        assert seconds(lambda: far.count_tokens("one two")) < 1  # it waits for nobody who is gone
+        assert far.count_tokens("one two") is None and far.prompt([Message("user", "hi")]) is None
+        assert far.generate("hi")
 
 
 def test_llama_cpp_killed_in_an_answer_comes_back_by_itself(tmp_path: Path, endless_gguf: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from scripted import PATIENCE, ScriptedBackend, run_python
 from tiny_gguf import DEFAULT_ANSWER, THINKING_ANSWER, write_tiny_gguf
+from tiny_hf import write_tiny_hf
 
 from llamaforge import (
     BaseBackend,
@@ -251,7 +252,7 @@ def test_leaving_the_loop_early_lets_the_next_message_go_on(load: Load, endless_
     [
         "",
         "raise SystemExit(0)",
-        "import threading; threading.Thread(target=forge.generate, args=('hi',), daemon=True).start()",
+        "import threading; threading.Thread(target=list, args=(forge.generate_stream('hi'),), daemon=True).start()",
     ],
     ids=["falls off the end", "exits", "with another waiting"],
 )
@@ -278,3 +279,38 @@ def test_what_is_saved_while_a_model_is_loaded_holds_for_the_next_answer(tmp_pat
     forge.load_model("echo")
     forge.config.save_parameters("echo", {"max_tokens": 2})
     assert forge.generate("one two three") == "one two"
+
+
+def test_an_answer_knows_its_model_and_settings_and_can_be_had_again(load: Load, tmp_path: Path) -> None:
+    forge = load(write_tiny_gguf(tmp_path / "random.gguf", shuffled=True), temperature=1.5, n_ctx=512)
+    first = forge.generate_stream("Hello", {"max_tokens": 40})
+    assert first.wait(PATIENCE) and first.model == "model"
+    assert {"temperature": 1.5, "max_tokens": 40}.items() <= first.settings.items()
+    assert "n_ctx" not in first.settings and "seed" in first.settings
+    again, other = (forge.generate("Hello", parameters) for parameters in (first.settings, {"max_tokens": 40}))
+    assert again == first.text != other
+
+
+def test_transformers_says_the_same_with_the_same_seed(tmp_path: Path) -> None:
+    forge = LlamaForge(tmp_path / "configs")
+    sampling = {"do_sample": True, "temperature": 1.5}
+    path = write_tiny_hf(tmp_path / "random", shuffled=True, generation=sampling)
+    forge.add_model("random", str(path), "huggingface", {"device": "cpu"})
+    forge.load_model("random")
+    first = forge.generate_stream("Hello", {"max_tokens": 40})
+    assert first.wait(PATIENCE) and "device" not in first.settings
+    again, other = (forge.generate("Hello", parameters) for parameters in (first.settings, {"max_tokens": 40}))
+    assert again == first.text != other
+    forge.unload_model()
+
+
+def test_a_seed_that_nobody_set_is_left_to_who_chooses_one(use: Callable[..., LlamaForge], tmp_path: Path) -> None:
+    mine = use(backend_that(lambda self, prompt, parameters: iter([str(parameters)])))
+    assert "seed" not in mine.generate_stream("hi").settings and "seed" not in mine.generate("hi")
+    service = LlamaForge(tmp_path / "configs")
+    service.add_model("far", "gpt", "openai", {"api_base": "http://127.0.0.1:9/v1"})
+    service.load_model("far")
+    answer = service.generate_stream("hi", {"temperature": 0.5})
+    assert answer.settings == {"temperature": 0.5}
+    answer.stop()
+    service.unload_model()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,7 +104,7 @@ def test_the_owners_page_has_events_that_guests_have_not(shared: Shared) -> None
     guests = {event["api_name"] for event in shared.guest().events()}
     owners = {event["api_name"] for event in shared.owner().events()}
     assert {"load", "unload", "remove", "save", "turn", "add"} <= owners - guests
-    assert {"send", "stop", "download", "look"} <= guests
+    assert {"send", "stop", "act", "export", "look"} <= guests
 
 
 def test_every_event_of_the_owners_page_refuses_a_guest_however_it_is_called(shared: Shared) -> None:
@@ -154,7 +155,8 @@ def test_the_handlers_refuse_a_guest_where_nothing_stands_before_them(tmp_path: 
         assert len(called) > 20
         for event in called:
             data: list[Any] = [None for _ in event["inputs"]]
-            assert OWNER_ONLY in guest.join(event["id"], *data), event["api_name"]
+            edited = {"index": 0, "value": "x", "previous_value": ""}
+            assert OWNER_ONLY in guest.join(event["id"], *data, event_data=edited), event["api_name"]
             if not event["queue"]:
                 assert OWNER_ONLY in guest.post("/gradio_api/run/predict", event["id"], data).text, event["api_name"]
                 by_name = guest.post(f"/gradio_api/run/{event['api_name']}", None, data)
@@ -189,6 +191,31 @@ def test_guests_are_told_nothing_of_the_owners(shared: Shared) -> None:
     for path in ("/", "/config", "/theme.css", "/owner", "/gradio_api/app_id", "/nothing", "/gradio_api/info"):
         text = httpx.get(f"{shared.url}{path}", timeout=PATIENCE).text
         assert [secret for secret in secrets if secret in text and (path, secret) != ("/", "/tmp")] == [], path
+
+
+def test_no_guest_reaches_the_chat_of_another_or_the_owners_by_its_id(shared: Shared) -> None:
+    ada, eve, owner = shared.guest(), shared.guest(), shared.owner()
+    ada.session, eve.session, owner.session = "adas session", "eves session", "owners session"
+    owners_chat, adas_chat = (say(who, who.session * 3, "a secret marker") for who in (owner, ada))
+    own = say(eve, "e" * 32, "a harmless word")
+    for chat in (owners_chat, adas_chat):
+        for act in ("open", "delete", "pin", "rename", "restore", "branch", "switch", "prompt", "settings"):
+            asked = json.dumps({"act": act, "chat": chat, "turn": 1, "step": 1})
+            assert "secret marker" not in eve.join("act", asked, "e" * 32, own, "", ""), act
+        assert "secret marker" not in eve.join("act", json.dumps({"act": "older"}), "e" * 32, chat, "", "")
+        for act in ("json", "markdown", "export-all"):
+            assert "secret marker" not in eve.call("export", json.dumps({"act": act, "chat": chat})), act
+        assert "secret marker" not in eve.join("send", "", "hello", "e" * 32, chat, "")
+        assert "secret marker" not in eve.call("search", "marker")
+    assert "secret marker" in ada.join("arrive", ada.session * 3)
+
+
+def say(who: Guest, key: str, text: str) -> str:
+    """Have a message answered in a chat of one's own and return the chat's id."""
+    who.join("arrive", key)
+    found = re.search(r'data-chat=\\"([0-9a-f]{32})', who.join("send", "", text, key, "", ""))
+    assert found is not None
+    return found[1]
 
 
 # Cookies
@@ -429,7 +456,8 @@ def test_what_only_the_owner_may_set_is_ignored_in_a_guests_message(shared: Shar
     config = guest.http.get("/config").json()
     box = next(part["id"] for part in config["components"] if part["props"].get("elem_id") == "chat-input")
     event = next(event for event in config["dependencies"] if event["api_name"] == "send")
-    data = ["Hello" if number == box else "You are a pirate." for number in event["inputs"]]
+    assert event["inputs"][1] == box
+    data = ["You are a pirate.", "Hello", "", "", ""]  # the system prompt, the message, and what names the chat
     said = guest.join("send", *data, "secret-model", {"max_tokens": 9, "system_prompt": "You are a pirate."})
     assert "Hello" in said and "success" in said
     assert "pirate" not in said and "secret" not in said

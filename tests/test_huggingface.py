@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from hub_stand_in import Hub
-from scripted import run_python, until
+from scripted import PATIENCE, run_python, until
 from tiny_gguf import COUNTING_ANSWER, DEFAULT_ANSWER, THINKING_ANSWER
 from tiny_hf import write_random_pair, write_tiny_hf
 from worker_kit import result_of
@@ -26,12 +26,14 @@ from llamaforge import (
     ModelError,
     ModelFileError,
     ParameterError,
+    Setting,
     hub,
     validate,
 )
 from llamaforge.backends.huggingface import HuggingFaceBackend, HuggingFaceParameters
 
 GREEDY = {"temperature": 0.0}
+ENGINE, CONFIG = "the engine's default", "generation_config.json"  # where an unset value comes from
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -275,10 +277,57 @@ def test_what_generation_config_says_holds_unless_it_is_set(load: Any, folders: 
     assert len({chat(backend, "Hello", seed=seed, temperature=0.0)[0] for seed in range(3)}) == 1
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("do_sample", False), ("top_k", 1), ("top_p", 0.0), ("min_p", 1.0)],
+    ids=lambda value: str(value),
+)
+def test_each_recommendation_of_a_model_is_what_its_answers_are_made_with(
+    load: Any, tmp_path: Path, key: str, value: Any
+) -> None:
+    warm = {"do_sample": True, "temperature": 2.0, key: value}
+    backend = load(write_tiny_hf(tmp_path / "warm", shuffled=True, generation=warm))
+    assert chat(backend, "Hello")[0] == chat(backend, "Hello", **GREEDY)[0]
+
+
+@pytest.mark.parametrize(
+    ("generation", "temperature", "top_k"),
+    [
+        ({}, (0.0, ENGINE), (50, ENGINE)),
+        ({"do_sample": False, "temperature": 0.6}, (0.0, CONFIG), (50, ENGINE)),
+        ({"temperature": 0.6, "top_k": 20}, (0.0, ENGINE), (20, CONFIG)),
+        ({"do_sample": True}, (1.0, ENGINE), (50, ENGINE)),
+        ({"do_sample": True, "temperature": 0.6, "top_k": 0}, (0.6, CONFIG), (0, CONFIG)),
+        ({"do_sample": True, "top_k": "many", "temperature": None}, (1.0, ENGINE), (50, ENGINE)),
+    ],
+    ids=["nothing", "greedy", "not asked to sample", "asked to sample", "all", "nonsense"],
+)
+def test_an_unset_value_tells_whether_the_model_recommends_it(
+    tmp_path: Path, generation: dict[str, Any], temperature: tuple[float, str], top_k: tuple[int, str]
+) -> None:
+    forge = LlamaForge(tmp_path / "configs")
+    forge.add_model("a", str(write_tiny_hf(tmp_path / "model", generation=generation)), "huggingface")
+    settings = forge.settings_of("a")
+    assert settings["temperature"] == Setting(*temperature, is_set=False)
+    assert settings["top_k"] == Setting(*top_k, is_set=False)
+
+
 def test_a_seed_repeats_and_another_differs(load: Any, tmp_path: Path) -> None:
     backend = load(write_tiny_hf(tmp_path / "shuffled", shuffled=True))
     said = [chat(backend, "Hello", seed=seed, temperature=1.0, top_k=1000)[0] for seed in (1, 1, 2)]
     assert said[0] == said[1] != said[2]
+
+
+def test_an_answer_can_be_had_again_with_the_settings_that_it_tells(tmp_path: Path) -> None:
+    forge = LlamaForge(tmp_path / "configs")
+    folder = write_tiny_hf(tmp_path / "hf", shuffled=True)
+    forge.add_model("tiny", str(folder), "huggingface", {"device": "cpu", "temperature": 1.5, "max_tokens": 20})
+    forge.load_model("tiny")
+    first = forge.chat_stream([Message("user", "Hello")])
+    assert first.wait(PATIENCE) and "seed" in first.settings
+    again, other = (forge.chat([Message("user", "Hello")], settings) for settings in (first.settings, {}))
+    assert again == first.text != other
+    forge.unload_model()
 
 
 def test_without_a_seed_no_two_answers_are_the_same(load: Any, tmp_path: Path) -> None:

@@ -110,6 +110,12 @@ def test_what_a_person_types_is_never_taken_for_a_picture(load: Load, folders: d
     assert beside.prompt_tokens - alone.prompt_tokens == seen.prompt_tokens - plain.prompt_tokens
 
 
+def test_a_prompt_is_counted_with_its_pictures(load: Load, folders: dict[str, Path], kind: str) -> None:
+    backend, seen = load(folders[kind]), picture(size=(200, 100))
+    before = backend.render([Message("user", "What is it?", (seen,))])
+    assert before.tokens == ask(backend, seen)[1].prompt_tokens and CONTROL[kind] in before.text
+
+
 def test_a_chat_goes_on_after_a_picture(load: Load, folders: dict[str, Path], kind: str) -> None:
     backend = load(folders[kind])
 

@@ -12,7 +12,7 @@ from scripted import PATIENCE
 from tiny_gguf import CHATML, CONTROL_TOKENS, COUNTING_ANSWER, DEFAULT_ANSWER, LONG_TOKEN, THINKING_ANSWER
 from tiny_gguf import write_tiny_gguf as write
 
-from llamaforge import ContextOverflow, GenerationError, LlamaForge, Message, ModelError, Result
+from llamaforge import ContextOverflow, GenerationError, LlamaForge, Message, ModelError, Result, Setting
 from llamaforge.backends.llama_cpp import LlamaCppBackend
 
 Load = Callable[..., LlamaForge]
@@ -116,7 +116,23 @@ def test_the_files_own_sampling_stands_in_for_what_is_unset(load: Load, model: P
     forge = load(write(model, COUNTING_ANSWER, shuffled=True, endless=True, metadata=greedy), temperature=2.0)
     assert result_of(forge, max_tokens=10).text == COUNTING_ANSWER
     assert result_of(forge, max_tokens=10, top_k=0).text != COUNTING_ANSWER
-    assert forge.settings_of("model")["top_k"].value == 1
+    assert forge.settings_of("model")["top_k"] == Setting(1, "the sampling settings in its GGUF file", is_set=False)
+
+
+@pytest.mark.parametrize(("key", "value"), [("temp", 0.0), ("top_k", 1), ("top_p", 0.0), ("min_p", 1.0)], ids=str)
+def test_each_recommendation_of_a_file_is_what_its_answers_are_made_with(
+    load: Load, model: Path, key: str, value: float
+) -> None:
+    warm = {"general.sampling.temp": 2.0, f"general.sampling.{key}": value}
+    forge = load(write(model, COUNTING_ANSWER, shuffled=True, endless=True, metadata=warm))
+    assert result_of(forge, max_tokens=10).text == COUNTING_ANSWER
+
+
+def test_what_the_engine_decides_is_not_said_to_be_the_models(forge: Callable[..., LlamaForge], model: Path) -> None:
+    for trained, origin in ((8192, "the model itself"), (131_072, "the engine's default")):
+        settings = forge(model=write(model, n_ctx_train=trained)).settings_of("model")
+        assert settings["n_ctx"] == Setting(8192, origin, is_set=False)
+    assert settings["n_gpu_layers"].origin == settings["temperature"].origin == "the engine's default"
 
 
 @pytest.mark.parametrize(

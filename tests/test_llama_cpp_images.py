@@ -86,6 +86,25 @@ def test_a_picture_is_looked_at_once_as_long_as_the_chat_goes_on(near: Seeing, e
     assert answer(forge, text="And now?", before=before).text == followed.text
 
 
+def test_a_prompt_is_counted_with_its_pictures(forge: LlamaForge) -> None:
+    chat = [Message("user", "What is it?", (picture(), picture("blue")))]
+    before = forge.prompt(chat)
+    assert before is not None and before.tokens == usage(answer(forge, *chat[0].images)).prompt_tokens
+    follow_up = [*chat, Message("assistant", "I see."), Message("user", "And?", (picture("lime"),))]
+    counted = forge.prompt(follow_up)
+    told = result_of(forge.chat_stream(follow_up, GREEDY)).usage
+    assert counted is not None and told is not None and counted.tokens == told.prompt_tokens
+
+
+def test_an_answer_about_a_picture_is_continued(near: Seeing, eyes: Path) -> None:
+    forge = near(eyes)
+    asked = Message("user", "What is it?", (picture(),))
+    whole = answer(forge, picture()).text
+    begun = result_of(forge.chat_stream([asked], GREEDY | {"max_tokens": 5})).text
+    rest = result_of(forge.chat_stream([asked, Message("assistant", begun)], GREEDY | {"max_tokens": 7}))
+    assert begun + rest.text == whole and usage(rest).cached_tokens > IMAGE_TOKENS
+
+
 def test_another_picture_in_the_same_place_is_looked_at(near: Seeing, eyes: Path) -> None:
     forge = near(eyes)
     blue = answer(forge, picture("blue")).text

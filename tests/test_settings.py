@@ -29,18 +29,54 @@ def test_every_value_tells_where_it_comes_from(forge: Forge, tiny_gguf: Path, tm
     )
     names = ("min_p", "n_ctx", "top_k", "top_p", "temperature", "seed")
     assert settings_of(forge(), *names, call={"seed": 3, "temperature": None}) == [
-        Setting(0.05, "default", is_set=False),
-        Setting(2048, "the model", is_set=False),
-        Setting(10, "settings.yaml"),
+        Setting(0.05, "the engine's default", is_set=False),
+        Setting(2048, "the model itself", is_set=False),
+        Setting(10, "settings.yaml line 2"),
         Setting(0.6, "a.yaml line 5"),
         Setting(0.1, "a.yaml line 4"),
         Setting(3, "this chat"),
     ]
 
 
+def test_every_value_tells_what_it_stands_over(forge: Forge, tiny_gguf: Path, tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "settings.yaml").write_text("parameters:\n  n_ctx: 512\n  top_k:\n")
+    made = forge(a=tiny_gguf)
+    made.add_model("a", str(tiny_gguf), "llama.cpp", {"n_ctx": 256})
+    made.config.save()
+    told: list[str] = []
+    setting: Setting | None = made.settings_of("a", {"n_ctx": 1024})["n_ctx"]
+    while setting is not None:
+        told.append(f"{setting.value} by {setting.origin}")
+        setting = setting.over
+    assert told == [
+        "1024 by this chat",
+        "256 by a.yaml line 4",
+        "512 by settings.yaml line 2",
+        "2048 by the model itself",
+        "None by the engine's default",
+    ]
+    assert not made.settings_of("a")["top_k"].is_set
+
+
+def test_a_value_that_nobody_typed_tells_what_did(forge: Forge, tiny_gguf: Path) -> None:
+    settings = forge(a=tiny_gguf).settings_of("a", {"top_k": 3, "top_p": 0.5}, {"top_k": "preset calm", "seed": "x"})
+    assert [settings[name].origin for name in ("top_k", "top_p")] == ["preset calm", "this chat"]
+    assert not settings["seed"].is_set
+
+
+def test_a_value_that_stands_in_no_file_yet_names_none(forge: Forge, tiny_gguf: Path) -> None:
+    made = forge()
+    for value in (0.1, 0.2):
+        made.add_model("a", str(tiny_gguf), "llama.cpp", {"temperature": value})
+        assert settings_of(made, "temperature")[0].origin == "add_model()"
+        made.config.save()
+        assert settings_of(made, "temperature")[0].origin == "a.yaml line 4"
+
+
 def test_settings_are_told_of_a_model_whose_file_is_gone(forge: Forge, tmp_path: Path) -> None:
     gone = forge(a=tmp_path / "gone.gguf")
-    assert settings_of(gone, "temperature") == [Setting(0.8, "default", is_set=False)]
+    assert settings_of(gone, "temperature") == [Setting(0.8, "the engine's default", is_set=False)]
 
 
 def test_only_shared_parameters_that_a_backend_knows_reach_it(forge: Forge, tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 
 from ..errors import BackendError
 from .base import BaseBackend
-from .parameters import unknown_name
+from .parameters import Parameters, unknown_name
 
 _registry: dict[str, type[BaseBackend] | str] = {}
 
@@ -62,6 +64,13 @@ def backend_names() -> list[str]:
     for name, place in _installed():
         _registry.setdefault(name, place)
     return list(_registry)
+
+
+def schemas() -> Iterator[type[Parameters]]:
+    """Yield the parameters of every backend; one that cannot be imported is reported where a model names it."""
+    for name in backend_names():
+        with contextlib.suppress(BackendError):
+            yield get_backend(name).Parameters
 
 
 @functools.cache

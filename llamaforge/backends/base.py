@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from ..types import Chunk, LoadProgress, MemoryNeed, Message, ModelCard
+from ..types import Chunk, LoadProgress, MemoryNeed, Message, ModelCard, Prompt
 from .parameters import Parameters, SamplingParameters
 
 
@@ -27,6 +27,9 @@ class BaseBackend:
 
     in_worker: ClassVar[bool] = True
     """Whether the page runs it in a child process, where it was registered by "module:Class"."""
+
+    reads_beside: bool = False
+    """Whether count_tokens and render may be called from any thread, beside a running answer and while unloading."""
 
     paths_are_files: ClassVar[bool] = True
     """Whether a model's path may be a file of this disk; the name of a model at a service is none."""
@@ -88,7 +91,10 @@ class BaseBackend:
     def chat_stream(
         self, messages: Sequence[Message], parameters: Mapping[str, Any] | None = None
     ) -> Iterator[str | Chunk]:
-        """Yield the answer to a chat; by default the chat is sent as "role: content" lines."""
+        """Yield the answer to a chat; by default the chat is sent as "role: content" lines.
+
+        Where the last message is the assistant's, it is an answer that was cut off: what continues it is yielded.
+        """
         return self.generate_stream(plain_prompt(messages), parameters)
 
     def check(self, path: str, parameters: Mapping[str, Any]) -> None:
@@ -118,6 +124,11 @@ class BaseBackend:
         """Return how many tokens a text is; None where the backend cannot tell."""
         return None
 
+    def render(self, messages: Sequence[Message]) -> Prompt | None:
+        """Return a chat as the model would be given it, special tokens spelled out; None where nobody can tell."""
+        text = plain_prompt(messages)
+        return Prompt(text, self.count_tokens(text))
+
     def summary(self) -> Sequence[str]:
         """Return short facts on the loaded model for the status line ("4.1 GB", "32 of 32 layers on GPU")."""
         return ()
@@ -132,8 +143,13 @@ class BaseBackend:
 
 
 def plain_prompt(messages: Sequence[Message]) -> str:
-    """Return a chat as "role: content" lines that end in "assistant:", for models without a chat template."""
-    return "\n".join([*(f"{message.role}: {message.content}" for message in messages), "assistant:"])
+    """Return a chat as "role: content" lines that end in "assistant:", for models without a chat template.
+
+    Where the last message is the assistant's, its text is the end, just as the model wrote it, for it to go on.
+    """
+    continued = messages[-1].content if messages and messages[-1].role == "assistant" else None
+    said = messages if continued is None else messages[:-1]
+    return "\n".join([*(f"{message.role}: {message.content}" for message in said), f"assistant:{continued or ''}"])
 
 
 def _text(piece: str | Chunk) -> str:

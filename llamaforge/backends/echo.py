@@ -28,6 +28,7 @@ class EchoBackend(BaseBackend):
 
     Parameters = EchoParameters
     in_worker = False
+    reads_beside = True
     about = "Says your own words back: to try the page without a model."
     path_help = "Anything; this backend has no file."
 
@@ -56,7 +57,9 @@ class EchoBackend(BaseBackend):
     def chat_stream(
         self, messages: Sequence[Message], parameters: Mapping[str, Any] | None = None
     ) -> Iterator[str | Chunk]:
-        return self.generate_stream(messages[-1].content, parameters)
+        said = messages[-1].content if messages[-1].role == "assistant" else ""  # of an answer that is continued
+        asked = next((message.content for message in reversed(messages) if message.role == "user"), "")
+        return self.generate_stream(asked[len(said) :], parameters)
 
     def generate_stream(self, prompt: str, parameters: Mapping[str, Any] | None = None) -> Iterator[str | Chunk]:
         self._stopped.clear()

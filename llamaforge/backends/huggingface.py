@@ -6,16 +6,18 @@ torch and transformers are imported when a model is loaded, never before, and CU
 from __future__ import annotations
 
 import gc
+import math
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import hub
-from ..chat_template import PLAIN, ChatTemplate, Segment
+from ..chat_template import PLAIN, ChatTemplate, Segment, opens_thoughts
 from ..errors import ContextOverflow, EmptyPrompt, LlamaForgeError, ModelError, NoVision
 from ..memory import format_bytes, format_count
 from ..text_stream import THINK_OPEN
-from ..types import Chunk, FinishReason, LoadProgress, MemoryNeed, Message, ModelCard, Usage
+from ..token_memory import TokenMemory
+from ..types import Chunk, FinishReason, Image, LoadProgress, MemoryNeed, Message, ModelCard, Prompt, Usage
 from .base import BaseBackend, plain_prompt
 from .huggingface_folder import HFFolder, card_before_download, fetched_folder, local_folder, read_folder
 from .huggingface_native import (
@@ -30,12 +32,22 @@ from .huggingface_native import (
 )
 from .huggingface_parameters import HuggingFaceParameters
 from .huggingface_vision import Sight, forget_positions, may_see, on_device, opened_sight
+from .parameters import ENGINE_DEFAULT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PIECE = 512  # prompt tokens evaluated at a time; Stop is heard between
 USUAL_WINDOW = 8192  # what memory is estimated for: the cache grows with the chat
+# Our names of what generate() and generation_config.json know, and what transformers does without either.
+NAMES = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repeat_penalty": "repetition_penalty",
+}
+USUAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": 0.0, "repeat_penalty": 1.0}
 ELEMENT = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -44,6 +56,7 @@ class HuggingFaceBackend(BaseBackend):
 
     Parameters = HuggingFaceParameters
     about = "Models of the Hugging Face Hub as they were published: the most to choose from, best on a GPU, private."
+    reads_beside = True
     path_label = "Folder or repository"
     path_help = "A folder with config.json and .safetensors files; or owner/name on the Hugging Face Hub."
     path_example = "/home/you/models/Llama-3.2-1B-Instruct"
@@ -56,6 +69,9 @@ class HuggingFaceBackend(BaseBackend):
         self._model: PreTrainedModel | None = None
         self._tokenizer: Tokenizer | None = None
         self._sight: Sight | None = None
+        self._reader: Tokenizer | None = None
+        self._memory = TokenMemory()
+        self._reading = threading.Lock()
         self._folder: HFFolder | None = None
         self._template: ChatTemplate | None = None
         self._device = ""
@@ -94,7 +110,8 @@ class HuggingFaceBackend(BaseBackend):
         if folder.has_eyes:
             facts["Pictures"] = "yes"
         limits = {"max_tokens": window} if window else {}
-        return ModelCard(facts=facts, limits=limits, defaults=_defaults(folder.generation))
+        defaults, origins = _defaults(folder.generation), _origins(folder.generation)
+        return ModelCard(facts=facts, limits=limits, defaults=defaults, origins=origins)
 
     def memory_needed(self, path: str, parameters: Mapping[str, Any]) -> MemoryNeed | None:
         found = local_folder(path, parameters)
@@ -139,7 +156,9 @@ class HuggingFaceBackend(BaseBackend):
 
     def unload_model(self) -> None:
         model, self._model = self._model, None
-        self._tokenizer = self._sight = self._template = self._cache = None
+        with self._reading:
+            self._tokenizer = self._reader = self._sight = self._template = self._cache = None
+        self._memory = TokenMemory()
         self._cached, self._warnings, self.sees_images = [], (), False
         if model is not None:
             import torch
@@ -153,7 +172,29 @@ class HuggingFaceBackend(BaseBackend):
         self._stopped.set()
 
     def count_tokens(self, text: str) -> int:
-        return len(self._tokens_of().encode([Segment(text, literal=True)]))
+        with self._reading:
+            return len(self._beside().encode([Segment(text, literal=True)]))
+
+    def render(self, messages: Sequence[Message]) -> Prompt:
+        with self._reading:
+            reader = self._beside()
+            template = self._chat_template()
+            if template is None:
+                tokens = self._raw_tokens(plain_prompt(messages), reader)
+                return Prompt(reader.spelled(tokens), len(tokens))
+            segments = template.render(messages)
+            images = _images(messages)
+            if images and self._sight is not None:
+                tokens, _ = self._sight.inputs(segments, images)
+            else:
+                tokens = self._memory.tokens_of(segments, reader.encode, reader.encode)
+            return Prompt("".join(segment.text for segment in segments), len(tokens))
+
+    def _beside(self) -> Tokenizer:
+        """Return a tokenizer that no running answer uses: to encode changes it for a moment."""
+        if self._reader is None:
+            self._reader = self._tokens_of().copy()
+        return self._reader
 
     def summary(self) -> Sequence[str]:
         if self._folder is None:
@@ -169,7 +210,7 @@ class HuggingFaceBackend(BaseBackend):
         self, messages: Sequence[Message], parameters: Mapping[str, Any] | None = None
     ) -> Iterator[str | Chunk]:
         settings = dict(parameters or {})
-        images = [image for message in messages for image in message.images]
+        images = _images(messages)
         if images and self._sight is None:
             raise NoVision
         template = self._chat_template()
@@ -178,18 +219,30 @@ class HuggingFaceBackend(BaseBackend):
             yield from self.generate_stream(plain_prompt(messages), settings)
             return
         segments = template.render(messages)
-        if segments[-1].text.rstrip().endswith(THINK_OPEN):
+        if opens_thoughts(messages, segments):
             yield THINK_OPEN  # the template has opened the thoughts already, so the answer will not
         if images and self._sight is not None:
-            yield from self._stream(*self._sight.inputs(segments, images), parameters=settings)
-        else:
-            yield from self._stream(self._tokens_of().encode(segments), parameters=settings)
+            with self._reading:
+                prompt, seen = self._sight.inputs(segments, images)
+            yield from self._stream(segments, prompt, settings, seen)
+            return
+        encode = self._tokens_of().encode
+        yield from self._stream(segments, self._memory.tokens_of(segments, encode, encode), settings)
 
     def generate_stream(self, prompt: str, parameters: Mapping[str, Any] | None = None) -> Iterator[str | Chunk]:
-        return self._stream(self._tokens_of().encode_raw(prompt), parameters=parameters or {})
+        tokens = self._raw_tokens(prompt, self._tokens_of())
+        return self._stream([Segment(prompt, literal=False)], tokens, parameters or {})
+
+    def _raw_tokens(self, prompt: str, reader: Tokenizer) -> list[int]:
+        segments = [Segment(prompt, literal=False)]
+        return self._memory.tokens_of(segments, lambda _: reader.encode_raw(prompt), reader.encode)
 
     def _stream(
-        self, prompt: list[int], seen: Mapping[str, Any] | None = None, *, parameters: Mapping[str, Any]
+        self,
+        segments: Sequence[Segment],
+        prompt: list[int],
+        parameters: Mapping[str, Any],
+        seen: Mapping[str, Any] | None = None,
     ) -> Iterator[str | Chunk]:
         """Yield what continues a prompt; `seen` is what the model is given of its pictures."""
         self._stopped.clear()
@@ -203,6 +256,7 @@ class HuggingFaceBackend(BaseBackend):
         if seen:
             self._cached = []  # two pictures are the same tokens
         cached = self._reusable(prompt)
+        self._memory.begin(segments if not seen else [], prompt)
         tokens: list[int] = []
         finish: FinishReason = "cancelled"
         try:
@@ -271,7 +325,9 @@ class HuggingFaceBackend(BaseBackend):
                 return "stop"
             if self._stopped.is_set():
                 return "cancelled"
-            if text := decoder.feed(token):
+            text = decoder.feed(token)
+            self._memory.add(token, text, whole=decoder.whole)
+            if text:
                 yield text
             if decoder.stopped:
                 return "stop"
@@ -328,6 +384,10 @@ class HuggingFaceBackend(BaseBackend):
         return self._tokenizer
 
 
+def _images(messages: Sequence[Message]) -> list[Image]:
+    return [image for message in messages for image in message.images]
+
+
 def _open(
     folder: HFFolder, device: str, settings: Mapping[str, Any]
 ) -> tuple[Tokenizer, PreTrainedModel, Sight | None, tuple[str, ...]]:
@@ -343,7 +403,7 @@ def _open(
         placed.setdefault("device_map", device)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, **trusted)
-        sight, warnings = opened_sight(folder, tokenizer)
+        sight, warnings = opened_sight(folder)
         kind = transformers.AutoModelForImageTextToText if may_see(folder) else transformers.AutoModelForCausalLM
         model = kind.from_pretrained(
             folder.path, dtype=settings.get("torch_dtype") or "auto", use_safetensors=True, **trusted, **placed
@@ -377,9 +437,8 @@ def _budget(max_tokens: int | None, window: int | None, prompt: int) -> int:
 
 def _sampling(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return what generate() is given; what is unset is left to the model's generation_config.json."""
-    names = {"top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition_penalty"}
-    chosen = {theirs: parameters[ours] for ours, theirs in names.items() if parameters.get(ours) is not None}
-    temperature = parameters.get("temperature")
+    chosen = {theirs: parameters[ours] for ours, theirs in NAMES.items() if parameters.get(ours) is not None}
+    temperature = chosen.pop("temperature", None)
     if temperature is None:
         return chosen
     return chosen | ({"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False})
@@ -387,11 +446,20 @@ def _sampling(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of unset parameters: those of generation_config.json, else of transformers."""
-    sampled = bool(generation.get("do_sample"))
-    return {
-        "temperature": float(generation.get("temperature") or 1.0) if sampled else 0.0,
-        "top_p": float(generation.get("top_p") or 1.0),
-        "top_k": int(generation.get("top_k") or 50),
-        "min_p": float(generation.get("min_p") or 0.0),
-        "repeat_penalty": float(generation.get("repetition_penalty") or 1.0),
-    }
+    greedy = {} if generation.get("do_sample") else {"temperature": 0.0}
+    return USUAL | _published(generation) | greedy
+
+
+def _origins(generation: Mapping[str, Any]) -> dict[str, str]:
+    """Return where these values come from; a model that does not sample has its temperature from that."""
+    told = {*_published(generation)} - {"temperature"}
+    if "do_sample" in generation and (not generation["do_sample"] or generation.get("temperature") is not None):
+        told.add("temperature")
+    return {name: "generation_config.json" if name in told else ENGINE_DEFAULT for name in USUAL}
+
+
+def _published(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what generation_config.json says of sampling, by LlamaForge's names; it may say anything."""
+    said = {ours: generation.get(theirs) for ours, theirs in NAMES.items()}
+    numbers = {name: value for name, value in said.items() if isinstance(value, int | float)}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import queue
 import threading
@@ -121,6 +122,13 @@ class Tokenizer:
     def encode_raw(self, text: str) -> list[int]:
         return list(self._tokenizer(text)["input_ids"])
 
+    def spelled(self, tokens: list[int]) -> str:
+        """Return the text of tokens, special ones too."""
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=False))
+
+    def copy(self) -> Tokenizer:
+        return Tokenizer(copy.deepcopy(self._tokenizer))
+
     def decoder(self, stop: Sequence[str]) -> Decoder:
         return Decoder(self._tokenizer, stop)
 
@@ -140,6 +148,11 @@ class Decoder:
     def stopped(self) -> bool:
         """Whether a stop text has been seen."""
         return self._matcher.matched
+
+    @property
+    def whole(self) -> bool:
+        """Whether the text of all tokens so far has been told."""
+        return not self._matcher.holds and not self.stopped and not self._held
 
     def feed(self, token: int) -> str:
         self.count += 1

@@ -18,15 +18,15 @@ from .huggingface_native import Tokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Pixels
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 class Sight:
     """What a model that sees has beside its tokenizer: a processor, which makes numbers of pictures."""
 
-    def __init__(self, processor: Any, tokenizer: Tokenizer) -> None:
+    def __init__(self, processor: Any) -> None:
         self._processor = processor
-        self._tokenizer = tokenizer
+        self._tokenizer = Tokenizer(processor.tokenizer)  # not the one that a running answer uses
         self.picture = str(processor.image_token)
 
     @property
@@ -86,12 +86,12 @@ def may_see(folder: HFFolder) -> bool:
     return folder.has_eyes and folder.config.get("model_type") in KNOWN
 
 
-def opened_sight(folder: HFFolder, tokenizer: PreTrainedTokenizerBase) -> tuple[Sight | None, tuple[str, ...]]:
+def opened_sight(folder: HFFolder) -> tuple[Sight | None, tuple[str, ...]]:
     """Return what a model sees with; None where it is blind, or with a warning where something is missing."""
     if not may_see(folder):
         return None, ()
     try:
-        return Sight(_processor(folder.path, tokenizer), Tokenizer(tokenizer)), ()
+        return Sight(_processor(folder.path)), ()
     # A folder of a stranger's may tell anything; its model still answers without pictures.
     except Exception as error:  # noqa: BLE001
         reason = " ".join(str(error).split())[:200]
@@ -113,20 +113,21 @@ def forget_positions(model: PreTrainedModel) -> None:
             setattr(part, "rope_deltas", None)  # noqa: B010 - torch declares its modules' attributes otherwise
 
 
-def _processor(path: Path, tokenizer: PreTrainedTokenizerBase) -> Any:
+def _processor(path: Path) -> Any:
     """Return the processor that a folder tells of, without its part for films where that needs torchvision."""
     import transformers
 
     try:
         return transformers.AutoProcessor.from_pretrained(path, local_files_only=True)
     except (ImportError, ValueError):
-        return _without_films(path, tokenizer)
+        return _without_films(path)
 
 
-def _without_films(path: Path, tokenizer: PreTrainedTokenizerBase) -> Any:
+def _without_films(path: Path) -> Any:
     import transformers
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
     images = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil")
     config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
     kind: Any = getattr(transformers, PROCESSOR_MAPPING_NAMES[config.model_type])

@@ -13,13 +13,14 @@ import gc
 import importlib.util
 import os
 import secrets
+import threading
 import traceback
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..chat_template import PLAIN, ChatTemplate, Segment
+from ..chat_template import PLAIN, ChatTemplate, Segment, opens_thoughts
 from ..errors import (
     BackendMissing,
     ContextOverflow,
@@ -35,8 +36,9 @@ from ..hub import parse, require_package
 from ..memory import find_gpus, format_bytes, format_count, measure, verdict
 from ..packages import outdated
 from ..text_stream import THINK_OPEN
-from ..types import Chunk, FinishReason, Image, LoadProgress, MemoryNeed, Message, ModelCard, Usage
-from .base import BaseBackend
+from ..token_memory import TokenMemory
+from ..types import Chunk, FinishReason, Image, LoadProgress, MemoryNeed, Message, ModelCard, Prompt, Usage
+from .base import BaseBackend, plain_prompt
 from .llama_cpp_files import card_before_download, fetched_file, header_of, local_file, require_sha256
 from .llama_cpp_fit import (
     DEFAULT_N_CTX,
@@ -62,7 +64,7 @@ from .llama_cpp_native import (
 )
 from .llama_cpp_parameters import LlamaCppParameters
 from .llama_cpp_vision import Projector, fetched_projector, projector_of, require_projector, size_of
-from .parameters import validate
+from .parameters import ENGINE_DEFAULT, validate
 
 if TYPE_CHECKING:
     from llama_cpp import Llama
@@ -73,6 +75,7 @@ class LlamaCppBackend(BaseBackend):
 
     Parameters = LlamaCppParameters
     file_keys = ("file", "sha256")
+    reads_beside = True  # llama.h: the API of tokenization is thread-safe
     about = "GGUF files on this computer: the fastest on a CPU, small by quantisation, private, at no cost."
     path_help = "The file on this computer, which stays where it is; or owner/name on the Hugging Face Hub."
     path_example = "/home/you/models/llama-3-8b-q4_k_m.gguf"
@@ -85,6 +88,8 @@ class LlamaCppBackend(BaseBackend):
         self._gpu_layers = 0
         self._abort = ctypes.create_string_buffer(2)  # a non-zero first byte stops a load and even a long prompt
         self._load_progress: LoadProgress | None = None
+        self._memory = TokenMemory()
+        self._reading = threading.Lock()  # to tokenize what is being closed would end the process
 
     def check(self, path: str, parameters: Mapping[str, Any]) -> None:
         if importlib.util.find_spec("llama_cpp") is None:
@@ -122,12 +127,8 @@ class LlamaCppBackend(BaseBackend):
         return ModelCard(
             facts=card,
             limits={"n_gpu_layers": header.n_layers, "n_ctx": header.n_ctx_train, "n_threads": os.cpu_count() or 1},
-            defaults={
-                **_recommended(header),
-                "n_ctx": min(header.n_ctx_train, DEFAULT_N_CTX),
-                "n_gpu_layers": -1,
-                "n_threads": default_threads(),
-            },
+            defaults=_defaults(header),
+            origins=_origins(header),
         )
 
     def memory_needed(self, path: str, parameters: Mapping[str, Any]) -> MemoryNeed | None:
@@ -219,13 +220,15 @@ class LlamaCppBackend(BaseBackend):
         return self._llama is not None
 
     def unload_model(self) -> None:
-        llama, self._llama = self._llama, None
-        self._template = None
-        if self._projector is not None:
-            self._projector.close()
-        self._projector, self.sees_images = None, False
+        with self._reading:
+            llama, self._llama = self._llama, None
+            self._template, self._memory = None, TokenMemory()
+            if self._projector is not None:
+                self._projector.close()
+            self._projector, self.sees_images = None, False
+            if llama is not None:
+                llama.close()
         if llama is not None:
-            llama.close()
             del llama
             gc.collect()  # llama-cpp-python's objects refer to each other
 
@@ -233,7 +236,17 @@ class LlamaCppBackend(BaseBackend):
         self._abort.value = b"1"
 
     def count_tokens(self, text: str) -> int:
-        return len(self._loaded().tokenize(text.encode(), add_bos=False, special=False))
+        with self._reading:
+            return len(self._loaded().tokenize(text.encode("utf-8", "replace"), add_bos=False, special=False))
+
+    def render(self, messages: Sequence[Message]) -> Prompt:
+        with self._reading:
+            segments = self._segments(messages)
+            tokens = self._memory.tokens_of(segments, self._tokenize, self._tokenize_rest)
+            text = "".join(segment.text for segment in segments)
+            bos = token_text(self._loaded(), self._loaded().token_bos())
+            added = bool(tokens) and tokens[0] == self._loaded().token_bos() and not text.startswith(bos)
+            return Prompt(f"{bos if added else ''}{text}", len(tokens))
 
     def summary(self) -> Sequence[str]:
         if self._header is None:
@@ -252,13 +265,10 @@ class LlamaCppBackend(BaseBackend):
         self, messages: Sequence[Message], parameters: Mapping[str, Any] | None = None
     ) -> Iterator[str | Chunk]:
         settings = dict(parameters or {})
-        template = self._chat_template()
-        if template is None:
+        segments = self._segments(messages)
+        if self._chat_template() is None:
             settings["stop"] = [*settings.get("stop", []), "\nuser:"]
-            yield from self._stream(ChatTemplate(PLAIN).render(messages), settings)
-            return
-        segments = template.render(messages)
-        if segments[-1].text.rstrip().endswith(THINK_OPEN):
+        elif opens_thoughts(messages, segments):
             yield THINK_OPEN  # the template has opened the thoughts already, so the answer will not
         yield from self._stream(segments, settings)
 
@@ -269,7 +279,7 @@ class LlamaCppBackend(BaseBackend):
         llama = self._loaded()
         self._abort.value = b""
         yield Chunk()  # whoever stops this answer is heard from here on
-        prompt = self._tokenize(segments)
+        prompt = self._memory.tokens_of(segments, self._tokenize, self._tokenize_rest)
         if not prompt:
             raise EmptyPrompt("Write a message first.")
         window = self.context_window or llama.n_ctx()
@@ -280,7 +290,8 @@ class LlamaCppBackend(BaseBackend):
         decoder = Decoder(llama, parameters.get("stop") or ())
         try:
             cached = self._reusable(prompt)
-            yield from self._evaluate(prompt, cached)
+            self._memory.begin(segments, prompt)
+            yield from self._evaluate(prompt, cached, [segment.image for segment in segments if segment.image])
             if not self._abort.value:
                 budget = min(parameters.get("max_tokens") or window, window - len(prompt))
                 finish = yield from self._generate(
@@ -293,11 +304,11 @@ class LlamaCppBackend(BaseBackend):
             yield text
         yield Chunk(finish_reason=finish, usage=Usage(len(prompt), decoder.count, cached))
 
-    def _evaluate(self, prompt: list[int], cached: int) -> Iterator[Chunk]:
+    def _evaluate(self, prompt: list[int], cached: int, images: Sequence[Image]) -> Iterator[Chunk]:
         """Evaluate the prompt in pieces of n_batch, so that Stop is heard between them on every device."""
         llama = self._loaded()
-        if self._projector is not None and min(prompt) < 0:
-            for done in self._projector.evaluate(prompt, cached):
+        if images and self._projector is not None:
+            for done in self._projector.evaluate(prompt, cached, images):
                 yield Chunk(progress=done / len(prompt))
             return
         for start in range(cached, len(prompt), llama.n_batch):
@@ -340,7 +351,9 @@ class LlamaCppBackend(BaseBackend):
                 return "cancelled"
             if decoder.ends(token):
                 return "stop"
-            if text := decoder.feed(token):
+            text = decoder.feed(token)
+            self._memory.add(token, text, whole=decoder.whole)
+            if text:
                 yield text
             if decoder.stopped:
                 return "stop"
@@ -359,21 +372,30 @@ class LlamaCppBackend(BaseBackend):
         llama = self._loaded()
         bos = token_text(llama, llama.token_bos())
         add_bos = not (bos and segments and segments[0].text.startswith(bos))
+        first = self._tokens_of(segments[:1], add_bos=add_bos)
+        return [*first, *self._tokenize_rest(segments[1:])]
+
+    def _tokenize_rest(self, segments: Sequence[Segment]) -> list[int]:
+        return self._tokens_of(segments, add_bos=False)
+
+    def _tokens_of(self, segments: Sequence[Segment], *, add_bos: bool) -> list[int]:
         tokens: list[int] = []
-        if self._projector is not None:
-            self._projector.forget()
-        for index, segment in enumerate(segments):
-            if segment.image is not None:
-                tokens += self._seen(segment.image)
+        for segment in segments:
+            if segment.image is not None and self._projector is None:
+                raise NoVision
+            if segment.image is not None and self._projector is not None:
+                tokens += self._projector.tokens_of(segment.image)
                 continue
             text = segment.text.encode("utf-8", "replace")
-            tokens += llama.tokenize(text, add_bos=add_bos and index == 0, special=not segment.literal)
+            tokens += self._loaded().tokenize(text, add_bos=add_bos, special=not segment.literal)
         return tokens
 
-    def _seen(self, image: Image) -> list[int]:
-        if self._projector is None:
-            raise NoVision
-        return self._projector.tokens_of(image)
+    def _segments(self, messages: Sequence[Message]) -> list[Segment]:
+        """Return a chat as the prompt that it is sent as."""
+        template = self._chat_template()
+        if template is None and any(message.images for message in messages):
+            template = ChatTemplate(PLAIN)
+        return template.render(messages) if template else [Segment(plain_prompt(messages), literal=False)]
 
     def _chat_template(self) -> ChatTemplate | None:
         if self._template is None and self._header is not None and self._header.chat_template:
@@ -390,6 +412,19 @@ class LlamaCppBackend(BaseBackend):
         if self._llama is None:
             raise ModelError("No model is loaded in this backend. Call load_model first.")
         return self._llama
+
+
+def _defaults(header: GGUFHeader) -> dict[str, Any]:
+    """Return the values of unset parameters: what the file recommends, else what is done here."""
+    window = min(header.n_ctx_train, DEFAULT_N_CTX)
+    return {**_recommended(header), "n_ctx": window, "n_gpu_layers": -1, "n_threads": default_threads()}
+
+
+def _origins(header: GGUFHeader) -> dict[str, str]:
+    """Return where these values come from, where it is not from the model as it was trained."""
+    here = {"n_gpu_layers": ENGINE_DEFAULT, "n_threads": "the cores of this machine"}
+    here |= {"n_ctx": ENGINE_DEFAULT} if header.n_ctx_train > DEFAULT_N_CTX else {}
+    return here | dict.fromkeys(_recommended(header), "the sampling settings in its GGUF file")
 
 
 def _recommended(header: GGUFHeader) -> dict[str, Any]:

@@ -120,6 +120,11 @@ class Decoder:
         """Whether a stop text has been seen."""
         return self._matcher.matched
 
+    @property
+    def whole(self) -> bool:
+        """Whether the text of all tokens so far has been told."""
+        return not self._matcher.holds and not self.stopped and not self._utf8.getstate()[0]
+
     def ends(self, token: int) -> bool:
         """Tell whether a token ends the answer (llama.cpp's end-of-generation tokens)."""
         return bool(self._native.llama_vocab_is_eog(self._vocab, token))

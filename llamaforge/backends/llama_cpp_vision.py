@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import os
 import re
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -80,7 +81,8 @@ class Projector:
     """A loaded projector, which lets one model see; in the model's memory, and to be closed before it.
 
     A picture stands in a prompt as one number below zero, as often as it takes tokens: the same number for the same
-    picture, so that the model need not look at it again in the next chat that begins alike.
+    picture, so that the model need not look at it again in the next chat that begins alike. Prompts may be counted in
+    any thread beside the one that evaluates.
 
     Args:
         stopped: asked between the steps of a load and of a long look.
@@ -92,8 +94,8 @@ class Projector:
     def __init__(self, file: Path, llama: Llama, *, use_gpu: bool, stopped: Callable[[], bool]) -> None:
         self._native = mtmd_cpp = _import_mtmd()
         self._llama, self._stopped = llama, stopped
-        self._numbers: dict[bytes, int] = {}
-        self._pictures: dict[int, Picture] = {}
+        self._known: dict[bytes, list[int]] = {}
+        self._counting = threading.Lock()
         on_progress = mtmd_cpp.mtmd_progress_callback(lambda _share, _data: not stopped())
         mtmd_cpp.mtmd_helper_log_set(engine_log().callback, ctypes.c_void_p(0))
         settings = mtmd_cpp.mtmd_context_params_default()
@@ -108,29 +110,25 @@ class Projector:
 
     def close(self) -> None:
         """Give its memory back."""
-        self.forget()
         self._free()
 
-    def forget(self) -> None:
-        """Let go of the pictures of the last prompt."""
-        self._pictures.clear()
-
     def tokens_of(self, image: Image) -> list[int]:
-        """Return what stands for a picture in a prompt, and keep what evaluate needs of it."""
-        number = self._numbers.setdefault(hashlib.sha256(image.data).digest(), NOWHERE - 1 - len(self._numbers))
-        if number not in self._pictures:
-            self._pictures[number] = Picture(self._native, self._context, image)
-        return [number] * self._pictures[number].tokens
+        """Return what stands for a picture in a prompt."""
+        digest = hashlib.sha256(image.data).digest()
+        with self._counting:
+            if digest not in self._known:
+                count = Picture(self._native, self._context, image).tokens
+                self._known[digest] = [NOWHERE - 1 - len(self._known)] * count
+            return self._known[digest]
 
-    def evaluate(self, prompt: Sequence[int], start: int) -> Iterator[int]:
-        """Evaluate a prompt from `start` on and yield how far it has come; Stop is heard between."""
+    def evaluate(self, prompt: Sequence[int], start: int, images: Sequence[Image]) -> Iterator[int]:
+        """Evaluate a prompt with these pictures from `start` on; yield how far it has come, for Stop to be heard."""
+        shown = {self.tokens_of(image)[0]: image for image in images}
         place = start
-        try:
-            while place < len(prompt) and not self._stopped():
-                place += self._look(prompt[place]) if prompt[place] < 0 else self._read(prompt[place:])
-                yield place
-        finally:
-            self.forget()
+        while place < len(prompt) and not self._stopped():
+            number = prompt[place]
+            place += self._look(number, shown[number]) if number < 0 else self._read(prompt[place:])
+            yield place
 
     def _read(self, prompt: Sequence[int]) -> int:
         """Evaluate one piece of text and return how many tokens that was."""
@@ -138,9 +136,9 @@ class Projector:
         self._llama.eval(text)
         return len(text)
 
-    def _look(self, number: int) -> int:
+    def _look(self, number: int, image: Image) -> int:
         """Evaluate one picture and return how many tokens of the prompt that was."""
-        llama, picture = self._llama, self._pictures[number]
+        llama, picture = self._llama, Picture(self._native, self._context, image)
         llama._ctx.kv_cache_seq_rm(-1, llama.n_tokens, -1)
         past = ctypes.c_int32(llama.n_tokens)
         for chunk in picture.chunks:

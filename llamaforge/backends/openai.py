@@ -7,18 +7,20 @@ loads without a network. The openai package is imported when a model is loaded, 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 from ..errors import ModelError, NoModelLoaded
-from ..types import Chunk, Message, ModelCard
+from ..types import Chunk, Message, ModelCard, Prompt
 from .base import BaseBackend
 from .openai_address import DEFAULT_ADDRESS, DEFAULT_PARALLEL, DEFAULT_TIMEOUT, Endpoint, endpoint_of, require_public
-from .openai_request import EXTRA
+from .openai_request import EXTRA, messages_of
 from .openai_service import Service, require_package
 from .parameters import SamplingParameters, generate, load, shared
 
@@ -136,6 +138,7 @@ class OpenAIBackend(BaseBackend):
     path_label = "Model"
     path_help = "Its name at the service; Test connection lists them."
     path_example = "gpt-4o-mini"
+    reads_beside = True
 
     def __init__(self) -> None:
         self._service: Service | None = None
@@ -180,6 +183,10 @@ class OpenAIBackend(BaseBackend):
         self, messages: Sequence[Message], parameters: Mapping[str, Any] | None = None
     ) -> Iterator[str | Chunk]:
         return self._loaded_lane().chat_stream(messages, parameters)
+
+    def render(self, messages: Sequence[Message]) -> Prompt:
+        sent = messages_of([replace(message, images=()) for message in messages])
+        return Prompt(json.dumps(sent, indent=2, ensure_ascii=False))  # the rest is the service's secret
 
     def stop(self) -> None:
         lane = self._lane

@@ -32,6 +32,10 @@ _UNKNOWN_FIELD = re.compile(
 )
 
 
+# No service has a common way to leave an answer open.
+GO_ON = "Continue your last message exactly where it stops, in the middle of a word if need be. Repeat nothing of it."
+
+
 @dataclass(slots=True)
 class Dialect:
     """What a service was found to take; kept as long as its model is loaded."""
@@ -71,7 +75,7 @@ def body_of(model: str, messages: Sequence[Message], settings: Mapping[str, Any]
     """Return the request; what is not set is not in it."""
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": message.role, "content": _content(message)} for message in messages],
+        "messages": messages_of(messages),
         "stream": True,
     }
     if dialect.usage:
@@ -84,6 +88,13 @@ def body_of(model: str, messages: Sequence[Message], settings: Mapping[str, Any]
     if dialect.extra:
         body |= {wire: settings[name] for name, names in EXTRA.items() for wire in names if _is_set(settings, name)}
     return body
+
+
+def messages_of(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Return a chat as a service is sent it."""
+    sent = [{"role": message.role, "content": _content(message)} for message in messages]
+    continued = bool(messages) and messages[-1].role == "assistant"
+    return [*sent, {"role": "user", "content": GO_ON}] if continued else sent
 
 
 def _content(message: Message) -> str | list[dict[str, Any]]:

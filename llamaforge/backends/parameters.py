@@ -19,8 +19,11 @@ from pydantic.fields import FieldInfo
 
 from ..errors import ParameterError
 
+LARGEST_SEED = 4_294_967_294  # llama.cpp takes one more for "any"
 Scope = Literal["load", "generate"]
 Kind = Literal["whole number", "number", "yes or no", "text", "list of texts", "choice"]
+
+ENGINE_DEFAULT = "the engine's default"  # where a value comes from that neither a person nor the model has set
 
 
 def load(default: Any, help: str, **options: Any) -> Any:
@@ -89,7 +92,7 @@ class SamplingParameters(Parameters):
         0.0, "Makes tokens less likely each time they occur.", ge=-2, le=2, step=0.05
     )
     seed: int | None = generate(
-        None, "Same seed, same settings, same text. Unset: a new one for each answer.", ge=0, le=4_294_967_294
+        None, "Same seed, same settings, same text. Unset: a new one for each answer.", ge=0, le=LARGEST_SEED
     )
     stop: list[str] | None = generate(None, "Texts that end the answer; they are not part of it.", max_length=16)
 

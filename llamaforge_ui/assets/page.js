@@ -14,13 +14,86 @@ window.llamaforge = {
     }
   },
 
+  // What is typed survives a reload, also the one with which Gradio answers a restart of the program.
+  keepDraft(text) {
+    try { sessionStorage.setItem("llamaforge-draft", text ?? ""); } catch { /* a browser that keeps nothing */ }
+  },
+  draft() {
+    try { return sessionStorage.getItem("llamaforge-draft") ?? ""; } catch { return ""; }
+  },
+
   // Saves a text as a file of the visitor's, without any file on the server.
   download(text, name) {
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text], { type: "text/markdown" }));
+    link.href = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
     link.download = name;
     link.click();
     URL.revokeObjectURL(link.href);
+  },
+
+  // Hands an act to the server: turns.py and sidebar.py write the buttons, chat_acts.py knows what they do.
+  act: "{}",
+  ask(act) {
+    window.llamaforge.act = JSON.stringify(act);
+    document.getElementById(act.act === "json" || act.act === "markdown" || act.act === "export-all" ? "export" : "act").click();
+  },
+
+  // Lets the visitor choose files; resolves to none where the visitor changes their mind.
+  choose(accept, multiple) {
+    return new Promise((resolve) => {
+      const field = Object.assign(document.createElement("input"), { type: "file", accept, multiple });
+      field.id = "chosen-file";
+      field.hidden = true;
+      field.addEventListener("change", () => { field.remove(); resolve([...field.files]); });
+      field.addEventListener("cancel", () => { field.remove(); resolve([]); });
+      document.body.append(field);
+      field.click();
+    });
+  },
+
+  // Puts text files into the message box, where they are seen, and pictures beside it. Nothing is uploaded before Send.
+  async attach(text, images, sees) {
+    const LONGEST = 200_000;
+    let told = "";
+    let pictures = JSON.parse(images || "[]");
+    for (const file of await window.llamaforge.choose(sees ? "" : "text/*", true)) {
+      if (file.type.startsWith("image/") && file.type !== "image/svg+xml") {
+        if (!sees) told = "Guests cannot send pictures.";
+        else if (pictures.length >= 4) told = "At most 4 pictures fit into one message.";
+        else pictures.push(await window.llamaforge.shrink(file).catch(() => (told = `${file.name} is no picture that can be read.`, null)));
+        pictures = pictures.filter(Boolean);
+        continue;
+      }
+      if (file.size > LONGEST) { told = `${file.name} is too large: at most ${LONGEST / 1000} KB of text fit into a message.`; continue; }
+      const bytes = new Uint8Array(await file.arrayBuffer());
+      let content = "";
+      try { content = new TextDecoder("utf-8", { fatal: true }).decode(bytes); } catch { content = "\0"; }
+      if (content.includes("\0")) { told = `${file.name} is no text file. Text files and pictures can be attached.`; continue; }
+      const fence = "`".repeat(Math.max(3, ...(content.match(/`+/g) ?? []).map((run) => run.length + 1)));
+      text = `${text ? `${text.trimEnd()}\n\n` : ""}${file.name}:\n${fence}\n${content.trimEnd()}\n${fence}\n`;
+    }
+    const safe = document.createElement("p");
+    safe.textContent = told;
+    const line = told ? `<div class="lf-problem" role="alert">${safe.outerHTML}</div>` : "";
+    return [text, pictures.length ? JSON.stringify(pictures) : "", window.llamaforge.preview(pictures), line];
+  },
+
+  preview(pictures) {
+    const shown = pictures.map((url, n) => `<img src="${url}" alt="Attached picture ${n + 1}">`).join("");
+    return shown && `<div class="lf-pictures">${shown}<button type="button" data-act="detach">Remove</button></div>`;
+  },
+
+  // Makes a picture small enough to send; the server reads it anew.
+  async shrink(file) {
+    const picture = await createImageBitmap(file);
+    const scale = Math.min(1, 1536 / Math.max(picture.width, picture.height));
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [picture.width, picture.height].map((side) => Math.max(1, Math.round(side * scale)));
+    const pen = canvas.getContext("2d");
+    pen.fillStyle = "white";
+    pen.fillRect(0, 0, canvas.width, canvas.height);
+    pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
+    return canvas.toDataURL("image/jpeg", 0.88);
   },
 };
 
@@ -33,6 +106,58 @@ window.llamaforge = {
       else setTimeout(look, 200);
     };
     look();
+  });
+
+  chatLog.then(() => {
+    const box = document.querySelector("#chat-input textarea");
+    if (!box || box.value || !window.llamaforge.draft()) return;
+    box.value = window.llamaforge.draft();
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+  });
+
+  // The list of chats stands beside the chat where there is room for both, and is out of the way where there is not.
+  const roomy = () => window.innerWidth >= 1180;
+  const historyToggle = () => document.querySelector("#history .toggle-button");
+  const historyOpen = () => document.getElementById("history")?.classList.contains("open");
+  chatLog.then(() => {
+    const toggle = historyToggle();
+    if (!toggle) return;
+    const name = () => toggle.setAttribute("aria-label", historyOpen() ? "Hide the chats" : "Show the chats");
+    new MutationObserver(name).observe(document.getElementById("history"), { attributes: true, attributeFilter: ["class"] });
+    name();
+    if (roomy() && !historyOpen()) toggle.click();
+  });
+
+  // Small buttons of the chat and of the list: what they ask for stands in their data attributes.
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest?.("button[data-act]");
+    if (!button?.closest(".lf-tail, #history-list, #history-notice, #prompt-view, #attached")) return;
+    const act = { ...button.dataset };
+    if (act.turn) act.turn = Number(act.turn);
+    if (act.step) act.step = Number(act.step);
+    if (act.act === "import") {
+      const [file] = await window.llamaforge.choose(".json,application/json", false);
+      if (!file) return;
+      act.text = file.size > 7_000_000 ? "" : await file.text();
+    }
+    if (act.act === "open" && !roomy() && historyOpen()) historyToggle().click();
+    window.llamaforge.ask(act);
+  });
+
+  // Esc stops the answer, or closes what lies over the page; the arrow up in an empty box edits the last message.
+  document.addEventListener("keydown", (event) => {
+    if (event.isComposing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const box = document.querySelector("#chat-input textarea");
+    if (event.key === "Escape") {
+      const stop = document.querySelector("#stop:not(.lf-off)");
+      const close = document.querySelector("#prompt-view [data-act=close]");
+      (document.querySelector("#chat-turns .edit-textarea") ? null : stop ?? close)?.click();
+    } else if (event.key === "ArrowUp" && event.target === box && !box.value) {
+      const edits = document.querySelectorAll("#chat-turns .user-row + .message-buttons [aria-label=Edit]");
+      if (!edits.length) return;
+      event.preventDefault();
+      edits[edits.length - 1].click();
+    }
   });
 
   // The page follows the text while the reader is at its end, and lets go when the reader scrolls up.
@@ -52,7 +177,11 @@ window.llamaforge = {
     if (link.host && link.host !== location.host && !told) link.dataset.host = link.host;
   };
   chatLog.then((log) => {
-    const tellHosts = (part) => part.querySelectorAll("a[href]").forEach(tellHost);
+    const tellHosts = (part) => {
+      part.querySelectorAll("a[href]").forEach(tellHost);
+      // Gradio's name for what the page itself adds to a message.
+      part.querySelectorAll("[aria-label$='a component of type html']").forEach((own) => own.setAttribute("aria-label", "About this message"));
+    };
     tellHosts(log);
     new MutationObserver((changes) => {
       for (const part of changes.flatMap((change) => [...change.addedNodes])) {
@@ -80,6 +209,7 @@ window.llamaforge = {
   document.addEventListener("focusin", ({ target }) => {
     if (!target.matches(".edit-textarea")) return;
     target.setAttribute("aria-label", "Edit message");  // Gradio gives it no name
+    target.scrollIntoView({ block: "nearest" });
     if (target.value === exact(target.value)) return;
     target.value = exact(target.value);
     target.dispatchEvent(new Event("input", { bubbles: true }));

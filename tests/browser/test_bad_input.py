@@ -282,7 +282,7 @@ def copied(page: Page) -> str:
 
 
 def copy_answer(page: Page) -> str:
-    page.locator("#chat-turns .bot-row:not(:has(.thought-group)) + .message-buttons").last.get_by_label("Copy").click()
+    page.locator("#chat-turns .bot-row + .message-buttons [aria-label='Copy message']:visible").last.click()
     return copied(page)
 
 

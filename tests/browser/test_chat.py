@@ -17,6 +17,7 @@ from page_kit import (
     choose,
     edit_message,
     expect_labels,
+    figures,
     first_steps,
     live,
     load,
@@ -72,7 +73,7 @@ def test_stop_frees_page_and_engine_within_a_second(page: Page, app: App) -> Non
     send(page, "Count")
     expect(live(page)).to_contain_text("seven")
     assert stop(page) < STOP_SECONDS + TOLERANCE
-    expect(thoughts(page).last).to_contain_text("stopped")
+    expect(figures(page).last).to_contain_text("stopped")
     asked = time.monotonic()
     send(page, "Again")
     expect(live(page)).to_contain_text("one two")
@@ -85,7 +86,7 @@ def test_stop_is_heard_while_a_long_prompt_is_read(page: Page, app: App) -> None
     send(page, LONG_PROMPT)
     expect(page.locator("#live-status")).to_contain_text(re.compile(r"Reading the prompt · \d+%"))
     assert stop(page) < STOP_SECONDS + TOLERANCE
-    expect(thoughts(page).last).to_contain_text("stopped")
+    expect(figures(page).last).to_contain_text("stopped")
     page.locator("#new-chat").click()
     send(page, "Short")
     expect(live(page)).to_contain_text("one two", timeout=5000)
@@ -159,6 +160,8 @@ def test_a_reload_in_the_middle_keeps_what_was_written(page: Page, app: App, wat
     expect(answers(page)).to_contain_text(written)
     expect(users(page)).to_have_text("Count")
     expect(page.locator("#send")).to_be_visible()
+    expect(figures(page)).to_contain_text("stopped as the connection to this page was lost")
+    expect(page.get_by_role("button", name="Continue")).to_be_visible()
     watch.forget_leaving()
 
 
@@ -169,8 +172,8 @@ def test_a_committed_answer_is_rendered_with_its_figures_under_it(page: Page, ap
     expect(answers(page).locator("pre code.language-python")).to_have_text('print("Hello")\n')
     expect(answers(page).locator("p code")).to_have_text("Stop")
     expect(answers(page)).to_contain_text("a llama 🦙, and this is Japanese: 日本語.")
-    figures = r"^\s*\d+ tokens · [\d.]+ s to first · ([\d,]+ tokens/s · )?finished\s*$"
-    expect(thoughts(page)).to_have_text(re.compile(figures))
+    line = r"^\s*\d+ tokens · [\d.]+ s to first · ([\d,]+ tokens/s · )?finished\s*$"
+    expect(figures(page).locator("summary")).to_have_text(re.compile(line))
 
 
 def test_figures_fit_what_was_measured(page: Page, app: App) -> None:
@@ -180,7 +183,7 @@ def test_figures_fit_what_was_measured(page: Page, app: App) -> None:
     expect(live(page)).to_contain_text("ten one two")
     stop(page)
     took = time.monotonic() - begun
-    tokens, first, speed = re.findall(r"[\d.,]+(?= tokens ·| s to first| tokens/s)", thoughts(page).inner_text())
+    tokens, first, speed = re.findall(r"[\d.,]+(?= tokens ·| s to first| tokens/s)", figures(page).inner_text())
     count, rate = (int(figure.replace(",", "")) for figure in (tokens, speed))
     assert float(first) < took and count > 10
     assert count / rate < took  # it cannot have written for longer than it was waited for
@@ -193,7 +196,7 @@ def test_copy_takes_exactly_the_text_of_the_answer(page: Page, app: App) -> None
     page.wait_for_function("async (text) => (await navigator.clipboard.readText()) === text", arg=DEFAULT_ANSWER)
 
 
-def test_editing_an_earlier_message_answers_it_anew_and_drops_what_followed(page: Page, app: App) -> None:
+def test_editing_an_earlier_message_answers_it_anew(page: Page, app: App) -> None:
     load(page, app, "tiny")
     ask(page, "First")
     ask(page, "Second")
@@ -324,7 +327,7 @@ def test_load_swaps_the_model(page: Page, app: App) -> None:
     expect(page.locator("#models-list label").filter(has_text="— ready")).to_have_text(re.compile(r"^\s*slow"))
 
 
-def test_regenerate_replaces_the_last_answer(page: Page, app: App) -> None:
+def test_regenerate_shows_another_answer(page: Page, app: App) -> None:
     load(page, app, "random")
     ask(page, "Hello")
     first = answers(page).inner_text()

@@ -12,6 +12,7 @@ from page_kit import (
     answers,
     ask,
     choose,
+    figures,
     first_steps,
     load,
     open_tab,
@@ -21,7 +22,6 @@ from page_kit import (
     set_parameter,
     status,
     stop,
-    thoughts,
     unfold_advanced,
     users,
     visit,
@@ -89,7 +89,7 @@ def test_a_newcomer_registers_a_file_loads_it_and_sees_its_answer_grow(page: Pag
     stop(page)
     expect(users(page)).to_have_text("Count to ten, please")
     expect(answers(page)).to_contain_text("one two three four")
-    expect(thoughts(page)).to_contain_text("stopped")
+    expect(figures(page)).to_contain_text("stopped")
 
 
 def test_the_model_card_shows_what_the_file_says(page: Page, app: App) -> None:
@@ -110,7 +110,7 @@ def test_parameters_set_in_the_page_hold_at_once(page: Page, app: App) -> None:
     open_tab(page, "Chat")
     ask(page, "Count")
     expect(answers(page)).to_have_text("one two three four five")
-    expect(thoughts(page)).to_contain_text("stopped at 5 tokens")
+    expect(figures(page)).to_contain_text("stopped at 5 tokens")
 
 
 def test_saved_parameters_survive_a_restart_and_the_file_keeps_its_comments(

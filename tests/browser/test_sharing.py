@@ -159,7 +159,11 @@ def test_a_guest_sees_the_chat_and_nothing_of_the_owners(page: Page) -> None:
     expect(status(page)).to_have_text("tiny ready")
     for part in OWNERS:
         expect(page.locator(part)).to_have_count(0)
-    assert page.get_by_role("button").all_inner_texts() == ["Send", "Regenerate", "Undo", "New chat", "Download"]
+    assert page.get_by_role("button").all_inner_texts() == [
+        "",  # shows and hides the chats
+        *("New chat", "Temporary chat"),
+        *("Attach", "Send", "Regenerate", "Undo", "New chat"),
+    ]
 
 
 def test_a_guest_chats_stops_downloads_and_begins_anew(page: Page, owner: Page, app: App) -> None:
@@ -172,7 +176,7 @@ def test_a_guest_chats_stops_downloads_and_begins_anew(page: Page, owner: Page, 
     first_steps(page, 3)
     stop(page)
     with page.expect_download() as download:
-        page.locator("#download-chat").click()
+        page.locator("#history-list").get_by_role("button", name="Markdown").click()
     text = download.value.path().read_text("utf-8")
     assert DEFAULT_ANSWER.split("\n")[0] in text and "one two three" in text and "pirate" not in text
     page.locator("#new-chat").click()
