@@ -11,7 +11,7 @@ import pytest
 from hub_stand_in import Hub
 from picture_kit import noise, picture
 from tiny_gguf import write_tiny_gguf
-from tiny_mmproj import IMAGE_TOKENS, write_tiny_mmproj
+from tiny_mmproj import IMAGE_TOKENS, LARGE_IMAGE_TOKENS, write_large_mmproj, write_tiny_mmproj
 from worker_kit import isolated, result_of
 
 from llamaforge import Chunk, GenerationError, Image, LlamaForge, Message, ModelError, NoVision, Result, Usage
@@ -165,6 +165,15 @@ def test_a_model_without_a_chat_template_sees_too(near: Seeing, tmp_path: Path) 
     path = write_tiny_gguf(tmp_path / "plain.gguf", "never", width=128, random_weights=7, chat_template=None)
     forge = near(path)
     assert answer(forge, picture("red")).text != answer(forge, picture("blue")).text
+
+
+def test_a_picture_larger_than_a_batch_ends_no_process(near: Seeing, tmp_path: Path) -> None:
+    """llama.cpp aborts where it is given more of a non-causal picture at once than n_ubatch."""
+    write_large_mmproj(tmp_path / "mmproj.gguf")
+    path = write_tiny_gguf(tmp_path / "large.gguf", "never", width=128, random_weights=7)
+    forge = near(path, n_batch=1024)
+    red, blue = answer(forge, picture("red")), answer(forge, picture("blue"))
+    assert usage(red).prompt_tokens > LARGE_IMAGE_TOKENS and red.text != blue.text
 
 
 def test_a_system_prompt_stays_in_the_cache_before_a_picture(near: Seeing, eyes: Path) -> None:

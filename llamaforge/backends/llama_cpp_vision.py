@@ -141,11 +141,12 @@ class Projector:
         llama, picture = self._llama, Picture(self._native, self._context, image)
         llama._ctx.kv_cache_seq_rm(-1, llama.n_tokens, -1)
         past = ctypes.c_int32(llama.n_tokens)
+        batch = llama.context_params.n_ubatch  # more at a time ends the process where a picture is read non-causally
         for chunk in picture.chunks:
             if self._stopped():
                 return 0
             failed = self._native.mtmd_helper_eval_chunk_single(
-                self._context, llama.ctx, chunk, past.value, 0, llama.n_batch, False, ctypes.byref(past)
+                self._context, llama.ctx, chunk, past.value, 0, batch, False, ctypes.byref(past)
             )
             if failed:
                 raise RuntimeError(f"mtmd_helper_eval_chunk_single gave {failed}")
