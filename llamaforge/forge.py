@@ -89,6 +89,7 @@ class LlamaForge:
         self._engine: Engine | None = None
         self._loaded: Model | None = None
         self._given: dict[str, Any] = {}  # what the load was called with, over the model's file
+        self._defaults: dict[str, Any] = {}  # what it does where nothing is set
         self._loaded_by: tuple[Any, ...] = ()  # everything that made the loaded model what it is
         self._close: weakref.finalize[..., Any] | None = None
         self._status = Status()
@@ -382,7 +383,7 @@ class LlamaForge:
     def _ready_for(self, parameters: Mapping[str, Any] | None) -> tuple[Engine, dict[str, Any], dict[str, Any]]:
         """Return the engine, what an answer is asked with, and what of that is told of the answer."""
         with self._state:
-            engine, model = self._engine, self._loaded
+            engine, model, defaults = self._engine, self._loaded, self._defaults
         if engine is None or model is None:
             if self._status.state == "loading":
                 loading = self._status.model
@@ -395,7 +396,7 @@ class LlamaForge:
         settings = effective(merged, self.config.settings, parameters or {}, engine.backend.context_window)
         backend = get_backend(model.backend)
         settings = _seeded(backend, settings)
-        return engine, settings, _told(backend, settings)
+        return engine, settings, _told(backend, {**defaults, **settings})
 
     def _check(self, model: Model, backend: BaseBackend, call: Mapping[str, Any]) -> str | None:
         if model.problem is not None:
@@ -451,6 +452,7 @@ class LlamaForge:
             need = backend.memory_needed(path, parameters)
             backend.load_model(path, parameters | ({"sha256": model.sha256} if model.sha256 else {}))
             self._require_newest(command, model.name)
+            defaults = _defaults(model.backend, backend, path)
         except BaseException as failure:
             self._loading = None
             superseded = command != self._command
@@ -466,6 +468,7 @@ class LlamaForge:
             # What was given for this load holds for its answers too.
             given = {key: value for key, value in call.items() if value is not None}
             self._loaded, self._given, self._loaded_by = model, given, loaded_by
+            self._defaults = defaults
             self._need, self._opened_by = need, command
             # Ends the engine's thread and frees the model when the program ends or lets go of this object.
             self._close = weakref.finalize(self, engine.close)
@@ -532,10 +535,23 @@ def _seeded(backend: type[BaseBackend], settings: dict[str, Any]) -> dict[str, A
     return {"seed": secrets.randbelow(LARGEST_SEED + 1), **settings}
 
 
+def _defaults(name: str, backend: BaseBackend, path: str) -> dict[str, Any]:
+    """Return what a loaded model does where nothing is set, as far as that is known; a service's own is its secret."""
+    if get_backend(name).is_service:
+        return {}
+    try:
+        own = backend.describe(path).defaults
+    except LlamaForgeError:
+        own = {}  # the file is gone by now
+    known = {info.name: info.default for info in describe(get_backend(name).Parameters).values()} | dict(own)
+    return {key: value for key, value in known.items() if value is not None}
+
+
 def _told(backend: type[BaseBackend], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that belong to an answer and not to the load."""
     infos = describe(backend.Parameters)
-    return {key: value for key, value in settings.items() if infos[key].scope == "generate" and not infos[key].secret}
+    told = [key for key, info in infos.items() if key in settings and info.scope == "generate" and not info.secret]
+    return {key: settings[key] for key in told}
 
 
 def _load_error(name: str, failure: BaseException) -> LlamaForgeError:

@@ -153,9 +153,11 @@ def _settings(acted: Acted) -> Updates:
     given = turn.about.get("settings") or {}
     taken = {key: value for key, value in given.items() if key in known and not known[key].file_only}
     acted.shown.parameters[name] = dict(taken)
-    acted.shown.origins[name] = {key: f"the answer of {turn.model}" for key in taken}
+    acted.shown.origins[name] = dict.fromkeys(taken, f"the answer of {turn.model}")
+    acted.shown.file_said[name] = {key: page.forge.model(name).parameters.get(key) for key in taken}
+    acted.shown.given += 1
     acted.shown.save_settings()
-    page.forge.changed()  # every open page draws its controls anew
+    page.forge.changed()  # every open page looks, and draws its controls anew
     left = [key for key in given if key not in taken]
     without = f" {name} does not know: {', '.join(left)}." if left else ""
     told = ", ".join(f"{key} {value}" for key, value in taken.items())

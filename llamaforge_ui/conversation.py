@@ -51,6 +51,7 @@ class Conversation:
             "parameters", {}
         )  # of each model, as set in the page
         self.origins: dict[str, dict[str, str]] = settings.get("origins", {})  # of those that no person typed
+        self.given = 0  # how often settings came from elsewhere than the Parameters tab
         self.file_said: dict[str, dict[str, Any]] = {}  # of these parameters, when they were set here
         self.overflow: Overflow = settings.get("overflow", "refuse")
         self.sees_images = True  # whether the model does; else a line stands in place of earlier pictures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +55,31 @@ class Page:
         infos = describe(get_backend(self.forge.model(model).backend).Parameters)
         wanted = [info.name for info in infos.values() if info.scope == scope and not info.file_only]
         return {name: chosen[name] for name in wanted if name in chosen}
+
+    def set_parameters(
+        self, request: gr.Request, model: str, values: Mapping[str, Any], origin: str | None = None
+    ) -> None:
+        """Let values hold for this visitor's chat; None empties one.
+
+        Args:
+            origin: where they come from, where it is no person who typed them ("preset calm").
+        """
+        conversation = self.conversation(request)
+        chosen = conversation.parameters.setdefault(model, {})
+        origins = conversation.origins.setdefault(model, {})
+        said = conversation.file_said.setdefault(model, {})
+        for name, value in values.items():
+            chosen[name] = value
+            said.setdefault(name, self.forge.model(model).parameters.get(name))
+            origins.pop(name, None)
+        if origin is not None:
+            origins.update(dict.fromkeys(values, origin))
+
+    def forget_parameters(self, request: gr.Request, model: str) -> None:
+        """Let a model's file say again what holds for this visitor's chat."""
+        conversation = self.conversation(request)
+        for kept in (conversation.parameters, conversation.origins, conversation.file_said):
+            kept.pop(model, None)
 
 
 def unlisted(**more: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -22,11 +22,14 @@ from llamaforge import (
 from .convert import notice
 from .model_bar import ModelBar
 from .page import Page, at_once, unlisted
+from .presets_row import build_presets_row, wire_presets
 
 Updates = dict[Any, Any]
 
-DESCRIPTION = "What you set here holds for this chat at once. **Save** writes it to the model's file."
-SET, UNSET = ["lf-parameter", "lf-set"], ["lf-parameter", "lf-unset"]
+DESCRIPTION = (
+    "What you set here holds for this chat at once. "
+    "**Save** writes it to the model's file; a preset keeps it for every model."
+)
 WIDEST_SLIDER = 2**20  # beyond that nobody can aim
 AT_NEXT_LOAD = "Takes effect at the next load."
 
@@ -40,7 +43,7 @@ class ParametersTab:
 
 
 def build_parameters_tab(page: Page, bar: ModelBar) -> ParametersTab:
-    """Build the tab; its controls are drawn anew when another model is chosen or loaded, on Save and on Reset."""
+    """Build the tab; its controls are drawn anew for another model, a load, Save, Reset and a preset."""
     resets = gr.State(0)
     # A component, since what an event past the queue writes to a gr.State draws nothing anew.
     source = gr.Textbox(visible="hidden")
@@ -50,24 +53,33 @@ def build_parameters_tab(page: Page, bar: ModelBar) -> ParametersTab:
             "Save to the model's file", elem_id="save-parameters", variant="primary", size="sm", scale=0, min_width=200
         )
         reset = gr.Button("Reset", elem_id="reset-parameters", size="sm", scale=0, min_width=80)
+    presets = build_presets_row(page)
     line = gr.HTML(elem_id="parameters-notice", elem_classes="lf-notice")
     _draw_controls(page, bar, (resets, source), line)
     _wire_saving(page, bar, (resets, source), line, save, reset)
+    wire_presets(presets, bar, (resets, source), line)
     return ParametersTab(page, source)
 
 
-def drawn_from(page: Page, name: str | None) -> str:
+def drawn_from(page: Page, name: str | None, request: gr.Request) -> str:
     """Return what the controls of a model are drawn from, so that they are drawn anew when it changes."""
+    conversation = page.conversation(request)
     status, model = page.forge.status, page.forge.config.models.get(name or "")
     digest = model.file.digest if model is not None and model.file is not None else None
-    return f"{status.model} {status.context_window} {digest}"
+    return f"{name} {status.model} {status.context_window} {digest} {conversation.id} {conversation.given}"
 
 
 def _draw_controls(page: Page, bar: ModelBar, reasons: tuple[gr.State, gr.Textbox], line: gr.HTML) -> None:
     resets, source = reasons
-    # Not also when the page opens: what it is drawn from comes a moment later, and a second drawing would take away
-    # what was typed into the first.
-    changes = [bar.parts.select.change, resets.change, source.change]
+    # Not also when the page opens or another model is chosen: what it is drawn from comes a moment later, and a second
+    # drawing would take away what was typed into the first.
+    changes = [resets.change, source.change]
+
+    @page.access.handler("owner")
+    def follow(values: Updates, request: gr.Request) -> Updates:
+        return {source: drawn_from(page, values[bar.parts.select], request)}
+
+    bar.parts.select.change(follow, {bar.parts.select}, source, trigger_mode="always_last", **at_once())
 
     @gr.render(inputs=[bar.parts.select, *reasons], triggers=changes, show_progress="hidden")  # type: ignore[untyped-decorator]
     def draw(name: str | None, _resets: int, _source: str, request: gr.Request) -> None:
@@ -79,8 +91,10 @@ def _draw_controls(page: Page, bar: ModelBar, reasons: tuple[gr.State, gr.Textbo
         if problem := page.forge.model(name).problem:
             gr.HTML(notice(str(problem)) + notice("Mend the file in the Models tab: Edit.", "hint"))
             return
+        conversation = page.conversation(request)
+        chosen, origins = conversation.parameters.get(name, {}), conversation.origins.get(name, {})
         try:
-            draw_controls(page, name, page.conversation(request).parameters.get(name, {}), line)
+            draw_controls(page, name, chosen, line, origins)
         except LlamaForgeError as error:
             gr.HTML(notice(str(error)))
 
@@ -95,13 +109,16 @@ class Drawing:
     ignored: Mapping[str, str]
     limits: Mapping[str, int]
     defaults: Mapping[str, Any]
+    chosen: Mapping[str, Any]  # what was set here before
 
 
-def draw_controls(page: Page, name: str, chosen: Mapping[str, Any], line: gr.HTML) -> None:
+def draw_controls(
+    page: Page, name: str, chosen: Mapping[str, Any], line: gr.HTML, origins: Mapping[str, str] | None = None
+) -> None:
     """Draw one control a parameter, the simple ones first, the others under "Advanced"."""
     backend = get_backend(page.forge.model(name).backend)
-    settings = page.forge.settings_of(name, chosen) | _unset_here(page, name, chosen)
-    drawing = _drawing(page, name, line, backend.ignored, settings)
+    settings = page.forge.settings_of(name, chosen, origins)
+    drawing = _drawing(page, name, line, settings, chosen)
     infos = [info for info in describe(backend.Parameters).values() if not info.secret]
     with gr.Column(elem_id="parameters"):
         for info in infos:
@@ -114,17 +131,8 @@ def draw_controls(page: Page, name: str, chosen: Mapping[str, Any], line: gr.HTM
                         _control(drawing, info, settings[info.name])
 
 
-def _unset_here(page: Page, name: str, chosen: Mapping[str, Any]) -> dict[str, Setting]:
-    """Return the parameters whose boxes were emptied, as they will be once the file no longer sets them."""
-    emptied = [key for key, value in chosen.items() if value is None]
-    if not emptied:
-        return {}
-    infos, defaults = describe(get_backend(page.forge.model(name).backend).Parameters), page.forge.card(name).defaults
-    return {key: Setting(defaults.get(key, infos[key].default), "default", is_set=False) for key in emptied}
-
-
 def _drawing(
-    page: Page, name: str, line: gr.HTML, ignored: Mapping[str, str], settings: Mapping[str, Setting]
+    page: Page, name: str, line: gr.HTML, settings: Mapping[str, Setting], chosen: Mapping[str, Any]
 ) -> Drawing:
     try:
         card = page.forge.card(name)
@@ -134,31 +142,22 @@ def _drawing(
     planned = settings["n_ctx"].value if "n_ctx" in settings else None
     window = status.context_window if status.model == name else planned
     limits = {**card.limits, **({"max_tokens": window} if window else {})}
-    return Drawing(page, name, line, ignored, limits, card.defaults)
+    ignored = get_backend(page.forge.model(name).backend).ignored
+    return Drawing(page, name, line, ignored, limits, card.defaults, chosen)
 
 
 def _control(drawing: Drawing, info: ParameterInfo, setting: Setting) -> None:
-    page, line = drawing.page, drawing.line
-    origin = f"Set by {setting.origin}." if setting.is_set else _unset(setting.value)
-    if info.name in drawing.ignored:
-        origin = drawing.ignored[info.name]
-    elif info.file_only:
-        origin = f"{origin} Only in the model's file."
-    load = f" {AT_NEXT_LOAD}" if info.scope == "load" else ""
-    common = {
-        "label": info.name,
-        "info": f"{info.help}{load} {origin}",
-        "elem_id": f"param-{info.name}",
-        "elem_classes": SET if setting.is_set else UNSET,
-        "interactive": info.name not in drawing.ignored and not info.file_only,
-    }
-    control = _component(drawing, info, setting.value, common)
+    page, model, line = drawing.page, drawing.model, drawing.line
+    saved, emptied = _without(drawing, info, setting)
+    if info.name in drawing.chosen and drawing.chosen[info.name] is None:
+        setting = emptied
+    control = _component(drawing, info, setting)
     shown = control.value
 
     @page.access.handler("owner")
     def change(value: Any, request: gr.Request) -> Updates:
         conversation = page.conversation(request)
-        chosen = conversation.parameters.setdefault(drawing.model, {})
+        chosen = conversation.parameters.get(model, {})
         wanted = _typed(info, value)
         if info.name not in chosen and wanted == _typed(info, shown):
             return {line: "", control: gr.skip()}  # the box was left as it was
@@ -166,25 +165,64 @@ def _control(drawing: Drawing, info: ParameterInfo, setting: Setting) -> None:
         if isinstance(control, gr.Slider) and isinstance(wanted, (int, float)):
             # The page moves a slider's box back to its end; what it shows is what Save and Send take.
             wanted = _typed(info, min(max(wanted, control.minimum), control.maximum))
+        # A box that is left as a preset filled it is still the preset's.
+        origin = conversation.origins.get(model, {}).get(info.name) if chosen.get(info.name) == wanted else None
         # A wrong value is kept too: Save and Send are asked to take what the box shows, and refuse.
-        chosen[info.name] = wanted
-        before = page.forge.config.models[drawing.model].parameters.get(info.name)
-        conversation.file_said.setdefault(drawing.model, {}).setdefault(info.name, before)
-        return {line: notice(problem), control: _look(drawing, info, control, wanted)}
+        page.set_parameters(request, model, {info.name: wanted}, origin)
+        now = emptied if wanted is None else Setting(wanted, origin or "this chat", over=saved)
+        return {line: notice(problem), control: _look(drawing, info, control, now, wanted)}
 
     # Not preprocessed: Gradio would answer a number out of range with a failed request, and no sentence.
     events = [control.input, control.change, control.blur] if isinstance(control, gr.Textbox) else [control.input]
     gr.on(events, change, control, [line, control], trigger_mode="always_last", preprocess=False, **at_once())
 
 
-def _look(drawing: Drawing, info: ParameterInfo, control: Any, wanted: Any) -> Any:
+def _without(drawing: Drawing, info: ParameterInfo, setting: Setting) -> tuple[Setting, Setting]:
+    """Return what holds where this chat does not set a parameter, and what will where the file does not either."""
+    set_here = drawing.chosen.get(info.name) is not None
+    saved = setting.over if set_here and setting.over else setting
+    if info.name not in drawing.page.forge.model(drawing.model).parameters or saved.over is None:
+        return saved, saved
+    return saved, replace(saved.over, origin=f"{saved.over.origin}, once it is saved")
+
+
+def _look(drawing: Drawing, info: ParameterInfo, control: Any, setting: Setting, wanted: Any) -> Any:
     """Return how a control looks with a value; an emptied slider stands at what holds without one."""
-    if wanted is not None:
-        return gr.update(elem_classes=SET)
-    if not isinstance(control, gr.Slider):
-        return gr.update(elem_classes=UNSET)
-    default = drawing.defaults.get(info.name, info.default)
-    return gr.update(elem_classes=UNSET, value=_start(info, default, control.maximum))
+    looks = gr.update(elem_classes=_classes(setting), info=_info(drawing, info, setting))
+    if wanted is None and isinstance(control, gr.Slider):
+        looks["value"] = _start(info, setting.value, control.maximum)
+    return looks
+
+
+def _classes(setting: Setting) -> list[str]:
+    return ["lf-parameter", "lf-set" if setting.is_set else "lf-unset"]
+
+
+def _info(drawing: Drawing, info: ParameterInfo, setting: Setting) -> str:
+    """Return what stands at a control: what it does, and where its value comes from."""
+    origin = drawing.ignored.get(info.name) or _origin(info, setting)
+    if info.file_only and info.name not in drawing.ignored:
+        origin = f"{origin} Only in the model's file."
+    load = AT_NEXT_LOAD if info.scope == "load" else ""
+    lines = "One a line." if info.kind == "list of texts" else ""
+    return " ".join(filter(None, (info.help, load, origin, lines)))
+
+
+def _origin(info: ParameterInfo, setting: Setting) -> str:
+    """Return where a value comes from, and what it stands over."""
+    if not setting.is_set:
+        # Without a value, the help says what unset means.
+        return "" if setting.value is None else f"Not set: {_said(setting.value)} is used ({setting.origin})."
+    over = setting.over
+    if over is None or not over.is_set:
+        return f"Set by {setting.origin}."
+    # Texts may be long.
+    said = "otherwise" if info.kind in ("text", "list of texts") else _said(over.value)
+    return f"Set by {setting.origin} ({over.origin} says {said})."
+
+
+def _said(value: Any) -> str:
+    return ("off", "on")[value] if isinstance(value, bool) else str(value)
 
 
 def _problem(page: Page, drawing: Drawing, info: ParameterInfo, value: Any) -> str:
@@ -196,13 +234,20 @@ def _problem(page: Page, drawing: Drawing, info: ParameterInfo, value: Any) -> s
     return ""
 
 
-def _component(drawing: Drawing, info: ParameterInfo, value: Any, common: dict[str, Any]) -> Any:
+def _component(drawing: Drawing, info: ParameterInfo, setting: Setting) -> Any:
+    value = setting.value
+    common: dict[str, Any] = {
+        "label": info.name,
+        "info": _info(drawing, info, setting),
+        "elem_id": f"param-{info.name}",
+        "elem_classes": _classes(setting),
+        "interactive": info.name not in drawing.ignored and not info.file_only,
+    }
     if info.kind == "yes or no":
         return gr.Checkbox(value=bool(value), **common)
     if info.kind == "choice":
         return gr.Dropdown(list(info.choices), value=value, **common)
     if info.kind == "list of texts":
-        common["info"] += " One a line."
         return gr.Textbox("\n".join(value or []), lines=1, max_lines=6, **common)
     if info.kind == "text":
         return gr.Textbox(value or "", **common)
@@ -247,12 +292,6 @@ def _number(text: str) -> float | str:
         return text
 
 
-def _unset(value: Any) -> str:
-    if value is None:
-        return ""  # the help says what unset means
-    return f"Not set: {('off', 'on')[value] if isinstance(value, bool) else value} is used."
-
-
 def _require_unchanged(page: Page, name: str, seen: dict[str, Any]) -> None:
     """Raise a ConfigConflict, once, where the file no longer says what it did when a value was changed here."""
     page.forge.config.reload()
@@ -277,11 +316,10 @@ def _wire_saving(
             text = do(name, page.conversation(request).parameters.get(name, {}))
         except LlamaForgeError as error:
             return {line: notice(f"Not saved; your values are still here. {error}")}
-        page.conversation(request).parameters.pop(name, None)
-        page.conversation(request).file_said.pop(name, None)
+        page.forget_parameters(request, name)
         page.forge.changed()
         # One of the two: controls that are drawn twice would lose what is typed in between.
-        return {line: notice(text, "hint"), source: drawn_from(page, name)}
+        return {line: notice(text, "hint"), source: drawn_from(page, name, request)}
 
     @page.access.handler("owner")
     def save_parameters(values: Updates, request: gr.Request) -> Updates:

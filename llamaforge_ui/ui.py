@@ -10,7 +10,7 @@ from llamaforge import LlamaForge
 
 from .access import Access
 from .chat_acts import wire_acts
-from .chat_tab import ChatTab, build_chat_tab
+from .chat_tab import ChatTab, build_chat_tab, session_of
 from .context_meter import wire_meter
 from .convert import status_line
 from .guests import Guests
@@ -134,10 +134,17 @@ def _wire_changes(page: Page, blocks: gr.Blocks, shown: Shown) -> None:
 
     def view(chosen: str | None, request: gr.Request) -> Updates:
         # First, so that a change meanwhile is seen the next time.
-        drawn = {seen: page.forge.status.version, parameters.drawn_from: drawn_from(page, chosen)}
-        drawn[chat.parts.meter_due] = chat.meter_due(page.conversation(request))
+        drawn: Updates = {seen: page.forge.status.version}
+        if page.conversations.arrived(session_of(request)):  # else it is drawn once the chat is known
+            drawn[parameters.drawn_from] = drawn_from(page, chosen, request)
+            drawn[chat.parts.meter_due] = chat.meter_due(page.conversation(request))
         return sharing.view() | bar.view() | models.view(chosen) | drawn
 
+    @page.access.handler("owner")
+    def follow_chat(chosen: str | None, request: gr.Request) -> str:
+        return drawn_from(page, chosen, request)
+
+    chat.parts.chat.change(follow_chat, bar.parts.select, parameters.drawn_from, **at_once())
     gr.Timer(POLL_SECONDS).tick(look, {seen, bar.parts.select}, outputs, **at_once())
     blocks.load(open_page, None, [*outputs, *models.form.parts], **at_once())
 

@@ -35,6 +35,7 @@ class Visit:
 
     visitor: str
     key: str  # that only this tab knows, also after a reload
+    arrived: bool = False  # whether a page has been opened for it
     chat: str = ""
     turns: int = SHOWN_TURNS  # how many of the chat's last turns it shows
     listed: int = LISTED  # how many chats its list shows
@@ -80,7 +81,12 @@ class Conversations:
             visitor = self.owner or key
             known = self.history.chat_of_tab(key)
             conversation = self._find(visitor, known) if known else None
-            return self._show(session, Visit(visitor, key), conversation or self._new(visitor))
+            return self._show(session, Visit(visitor, key, arrived=True), conversation or self._new(visitor))
+
+    def arrived(self, session: str) -> bool:
+        """Tell whether a session's page knows which chat it shows."""
+        visit = self._visits.get(session)
+        return visit is not None and visit.arrived
 
     def of(self, session: str) -> Conversation:
         """Return the chat that a session shows; a new, temporary one for a session without a page."""

@@ -342,6 +342,8 @@ def prompt_tokens(page: Page) -> int:
 
 def type_parameter(page: Page, name: str, text: str) -> Locator:
     """Type a value into a parameter's box and leave it; return the control."""
+    # Gradio shows a control a moment before it listens to it.
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     control = page.locator(f"#param-{name}")
     field = control.locator("input[type=number], input[type=text], textarea").first
     field.press_sequentially(text) if name == "stop" else field.fill(text)

@@ -27,7 +27,8 @@ IDS = {
     "Chat": "model-select load-model unload-model model-status chat-log chat-input send regenerate new-chat "
     "system-prompt",
     "Models": "register-name register-path register-backend register-model",
-    "Parameters": "params-advanced save-parameters reset-parameters param-n_gpu_layers param-n_ctx param-n_batch "
+    "Parameters": "preset-select apply-preset delete-preset preset-name save-preset "
+    "params-advanced save-parameters reset-parameters param-n_gpu_layers param-n_ctx param-n_batch "
     "param-temperature param-max_tokens param-top_p param-top_k param-min_p param-repeat_penalty param-seed "
     "param-stop",
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from page_kit import App, load, open_tab, running, set_parameter, type_parameter, unfold_advanced, visit
+from page_kit import App, choose, load, open_tab, running, set_parameter, type_parameter, unfold_advanced, visit
 from playwright.sync_api import BrowserContext, Page, expect
 from tiny_gguf import write_tiny_gguf
 
@@ -67,7 +67,7 @@ def test_parameters_of_loading_say_so_and_the_others_do_not(page: Page) -> None:
 
 def test_a_control_says_where_its_value_comes_from(page: Page) -> None:
     expect(page.locator("#param-n_ctx")).to_contain_text("Set by tiny.yaml line 5.")
-    expect(page.locator("#param-temperature")).to_contain_text("Not set: 0.8 is used.")
+    expect(page.locator("#param-temperature")).to_contain_text("Not set: 0.8 is used (the engine's default).")
 
 
 def test_a_number_may_be_typed_digit_by_digit(page: Page, app: App) -> None:
@@ -186,3 +186,21 @@ def test_a_page_begins_with_the_model_that_is_loaded(page: Page, app: App, conte
 
 def test_no_control_of_this_model_goes_beyond_its_trained_context(page: Page) -> None:
     expect(page.locator("#param-n_ctx input[type=range]")).to_have_attribute("max", "4096")
+
+
+def test_another_model_is_drawn_once_whatever_others_do_then(page: Page, app: App, context: BrowserContext) -> None:
+    other = visit(context, app)
+    open_tab(other, "Models")
+    open_tab(page, "Models")
+    for name in ("second", "third"):
+        app.write_model(name, app.folder / "tiny.gguf", n_ctx=2048)
+        other.locator("#reload-models").click()
+        expect(page.locator("#models-list")).to_contain_text(name)
+        if name == "second":
+            choose(page, name)
+            open_tab(page, "Parameters")
+            expect(page.locator("#param-n_ctx input[type=number]")).to_have_value("2048")
+            unfold_advanced(page)
+    expect(page.locator("#param-seed")).to_be_visible()
+    for name in ("second", "third"):
+        app.file_of(name).unlink()
