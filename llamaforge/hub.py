@@ -121,7 +121,7 @@ def choose_gguf(hub_path: HubPath, files: Mapping[str, int]) -> list[str]:
     """
     models: dict[str, list[str]] = {}
     for name in sorted(files):
-        if name.lower().endswith(".gguf") and "mmproj" not in name.lower():
+        if name.lower().endswith(".gguf") and ("mmproj" in name.lower()) == ("mmproj" in hub_path.file.lower()):
             split = _SPLIT.fullmatch(name)
             models.setdefault(f"{split[1]} of {split[3]}" if split else name, []).append(name)
     chosen = [names for names in models.values() if any(_matches(name, hub_path.file) for name in names)]

@@ -1,18 +1,27 @@
-"""What a picture in a message may be: decided by its bytes, once, before any engine sees it. Decodes nothing."""
+"""What a picture in a message may be: decided by its bytes, once, before any engine sees it.
+
+Nothing is decoded for that; engines that run here ask for the pixels, in the process that they run in.
+"""
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .errors import GenerationError
+from .errors import BackendMissing, GenerationError
 from .types import Image, Message
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Pixels
 
 MOST_BYTES = 10 * 2**20
 MOST_IMAGES = 16  # in one chat
 MOST_PIXELS = 64 * 10**6  # a few kilobytes may unpack to gigabytes
+DAMAGED = "A picture is damaged or incomplete. Choose another file."
 
+_FORMATS = ("PNG", "JPEG", "WEBP")
 _MOST_SEGMENTS = 10_000  # before the size of a JPEG file; an honest one has a few dozen
 _JPEG_SIZES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the markers of a frame, which tell its size
 _JPEG_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers that nothing follows
@@ -47,6 +56,32 @@ def media_type(data: bytes) -> str:
     return "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
 
 
+def pixels(image: Image) -> Pixels:
+    """Decode a picture: upright, in red, green and blue, on white where it is transparent.
+
+    Raises:
+        GenerationError: the file is damaged.
+        BackendMissing: Pillow is not installed.
+    """
+    try:
+        from PIL import Image as pillow
+        from PIL import ImageOps
+    except ImportError as missing:
+        raise BackendMissing(
+            "Pictures need the package Pillow, which is not installed. Install it and start again: pip install pillow"
+        ) from missing
+    try:
+        with pillow.open(io.BytesIO(image.data), formats=_FORMATS) as opened:
+            upright = ImageOps.exif_transpose(opened)
+            if upright.has_transparency_data:
+                white = pillow.new("RGBA", upright.size, "white")
+                upright = pillow.alpha_composite(white, upright.convert("RGBA"))
+            return upright.convert("RGB")
+    # A stranger's file: Pillow's decoders raise errors of every kind.
+    except Exception as error:
+        raise GenerationError(DAMAGED) from error
+
+
 def _checked(data: bytes) -> Image:
     if len(data) > MOST_BYTES:
         raise GenerationError(
@@ -60,7 +95,7 @@ def _checked(data: bytes) -> Image:
     except (struct.error, StopIteration):
         width = height = 0
     if not width or not height:
-        raise GenerationError("A picture is damaged or incomplete. Choose another file.")
+        raise GenerationError(DAMAGED)
     if width * height > MOST_PIXELS:
         raise GenerationError(
             f"A picture has {width:,} × {height:,} pixels, which is too many. Make it smaller and send it again."

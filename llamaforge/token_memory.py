@@ -6,6 +6,7 @@ is given the very tokens that the KV cache holds, so that nothing is evaluated t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -65,6 +66,8 @@ class TokenMemory:
 
 
 def _key(segment: Segment) -> str:
+    if segment.image is not None:
+        return f"\0{hashlib.sha256(segment.image.data).hexdigest()}\0"
     # What was typed and only looks like a control token is another text than the token.
     return f"\0{segment.text}\0" if segment.literal else segment.text
 
@@ -76,6 +79,6 @@ def _behind(segments: Sequence[Segment], place: int) -> list[Segment] | None:
         if place < length:
             if place and segment.literal:
                 return None
-            return [Segment(segment.text[place:], segment.literal), *segments[number + 1 :]]
+            return [segment._replace(text=segment.text[place:]), *segments[number + 1 :]]
         place -= length
     return []

@@ -20,6 +20,11 @@ def picture(colour: str = "red", size: tuple[int, int] = (32, 32), form: str = "
     return _saved(Pillow.new("RGB", size, colour), form, **options)
 
 
+def clear(size: tuple[int, int] = (32, 32)) -> Image:
+    """Return a picture that nothing is on."""
+    return _saved(Pillow.new("RGBA", size), "PNG")
+
+
 def noise(size: tuple[int, int], seed: int = 1) -> Image:
     """Return a picture that no compression makes smaller."""
     width, height = size

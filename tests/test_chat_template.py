@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 from tiny_gguf import CHATML, CONTROL_TOKENS
 
-from llamaforge import Message, ModelError
-from llamaforge.chat_template import ChatTemplate, Segment
+from llamaforge import Image, Message, ModelError
+from llamaforge.backends.base import plain_prompt
+from llamaforge.chat_template import PLAIN, ChatTemplate, Segment
 
 CHAT = [Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", "Yes?"), Message("user", "Why?")]
 LOOP = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+PARTS = (
+    "{% for m in messages %}[{{ m.role }}]{% for part in m.content %}"
+    "{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}{{ '\n' }}{% endfor %}"
+)
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + LOOP
 
 
@@ -190,3 +195,46 @@ def test_a_template_that_trims_keeps_control_tokens_literal() -> None:
 def test_a_template_that_would_fill_time_or_memory_is_refused(source: str) -> None:
     with pytest.raises(ModelError, match="chat template has an error"):
         ChatTemplate(source).render([Message("user", "Hello")])
+
+
+CAT, DOG = Image(b"cat"), Image(b"dog")
+
+
+def test_a_picture_is_a_segment_on_a_line_before_its_text() -> None:
+    found = ChatTemplate(LOOP).render([Message("user", "Look", (CAT, DOG)), Message("user", "And?")])
+    assert found == [
+        Segment("[user] ", literal=False),
+        Segment("", literal=True, image=CAT),
+        Segment("\n", literal=False),
+        Segment("", literal=True, image=DOG),
+        Segment("\nLook\n[user] And?\n", literal=False),
+    ]
+
+
+def test_a_template_that_takes_parts_writes_of_pictures_itself() -> None:
+    found = prompt(PARTS, [Message("system", "Be brief."), Message("user", "Look", (CAT, DOG))], picture="<image>")
+    assert found == "[system]Be brief.\n[user]<image><image>Look\n"
+
+
+def test_a_template_that_takes_texts_is_given_what_stands_for_a_picture() -> None:
+    assert prompt(LOOP, [Message("user", "Look", (CAT,))], picture="<image>") == "[user] <image>\nLook\n"
+
+
+def test_a_template_of_parts_only_is_given_parts_without_pictures_too() -> None:
+    assert prompt(PARTS, CHAT[:2]) == "[system]Be brief.\n[user]Hi\n"
+    found = ChatTemplate(PARTS).render([Message("user", "Look", (CAT,))])
+    assert [segment.image for segment in found] == [None, CAT, None]
+
+
+def test_a_system_prompt_goes_before_parts_where_no_system_role_is_known() -> None:
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + PARTS
+    found = prompt(refusing, [Message("system", "Be brief."), Message("user", "Look", (CAT,))], picture="<image>")
+    assert found == "[user]Be brief.\n\n<image>Look\n"
+
+
+def test_a_mark_of_what_is_trained_is_let_be() -> None:
+    assert prompt("{% generation %}{{ messages[0].content }}{% endgeneration %}.") == "Be brief.."
+
+
+def test_a_chat_without_a_template_is_spelled_as_everywhere() -> None:
+    assert prompt(PLAIN) == plain_prompt(CHAT)

@@ -8,7 +8,8 @@ from typing import Any
 
 import picture_kit
 import pytest
-from picture_kit import noise, picture, shown
+from picture_kit import clear, noise, picture, shown
+from PIL import Image as Pillow
 from worker_kit import isolated, result_of
 
 from llamaforge import GenerationError, Image, LlamaForge, Message, NoVision, images, register_backend, worker_backend
@@ -136,3 +137,17 @@ def test_pictures_too_large_for_the_pipe_are_refused(tmp_path: Path, monkeypatch
         error = result_of(forge.chat_stream([Message("user", "Look", (noise((200, 200)),))])).error
         assert isinstance(error, GenerationError) and "too long" in str(error)
         assert forge.chat([Message("user", "Look", (noise((100, 100)),))]).startswith("Look ['image/png")
+
+
+def test_pixels_are_upright_and_white_where_there_are_none() -> None:
+    turned = Pillow.Exif()
+    turned[274] = 6  # the camera was held upright
+    assert images.pixels(picture("red", (20, 10), "JPEG", exif=turned)).size == (10, 20)
+    assert images.pixels(clear()).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_that_ends_early_has_no_pixels(form: str) -> None:
+    data = noise((64, 64)).data if form == "PNG" else picture("red", (640, 640), form, quality=95).data
+    with pytest.raises(GenerationError, match="A picture is damaged or incomplete"):
+        images.pixels(Image(data[: len(data) // 2]))

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from fault_server import FaultServer, answer, http, refusal
-from openai_kit import Connect, ask, require_plain
+from openai_kit import Connect, ask, llama_cpp_server, require_plain
 from picture_kit import picture
+from tiny_gguf import write_tiny_gguf
+from tiny_mmproj import write_tiny_mmproj
 
 from llamaforge import LlamaForge, Message, NoVision, ServiceError
 from llamaforge.backends.openai import OpenAIBackend
@@ -88,3 +90,16 @@ def test_a_refusal_that_speaks_of_vision_is_none_of_pictures_where_none_were_sen
     server.reply(refusal(400, "The model tiny-vision is not supported here."))
     done = ask(backend)
     assert isinstance(done.error, ServiceError) and "tiny-vision is not supported" in done.said
+
+
+def test_a_real_server_sees_what_is_sent(tmp_path: Path, connect: Connect) -> None:
+    model = write_tiny_gguf(tmp_path / "eyes.gguf", "never said", width=128, random_weights=7)
+    projector = write_tiny_mmproj(tmp_path / "mmproj.gguf")
+    settings = {"temperature": 0.0, "max_tokens": 12}
+    with llama_cpp_server(model, "--chat_format", "llava-1-5", "--clip_model_path", str(projector)) as url:
+        backend = connect(url, timeout=20.0)
+        red, blue, blind = (
+            ask(backend, settings, [Message("user", "What is it?", seen)])
+            for seen in ((picture("red"),), (picture("blue"),), ())
+        )
+    assert (red.error, blue.error) == (None, None) and len({red.text, blue.text, blind.text}) == 3

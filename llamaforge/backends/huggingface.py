@@ -12,12 +12,12 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import hub
-from ..chat_template import ChatTemplate, Segment, opens_thoughts
-from ..errors import ContextOverflow, EmptyPrompt, LlamaForgeError, ModelError
+from ..chat_template import PLAIN, ChatTemplate, Segment, opens_thoughts
+from ..errors import ContextOverflow, EmptyPrompt, LlamaForgeError, ModelError, NoVision
 from ..memory import format_bytes, format_count
 from ..text_stream import THINK_OPEN
 from ..token_memory import TokenMemory
-from ..types import Chunk, FinishReason, LoadProgress, MemoryNeed, Message, ModelCard, Prompt, Usage
+from ..types import Chunk, FinishReason, Image, LoadProgress, MemoryNeed, Message, ModelCard, Prompt, Usage
 from .base import BaseBackend, plain_prompt
 from .huggingface_folder import HFFolder, card_before_download, fetched_folder, local_folder, read_folder
 from .huggingface_native import (
@@ -31,6 +31,7 @@ from .huggingface_native import (
     require_packages,
 )
 from .huggingface_parameters import HuggingFaceParameters
+from .huggingface_vision import Sight, forget_positions, may_see, on_device, opened_sight
 from .parameters import ENGINE_DEFAULT
 
 if TYPE_CHECKING:
@@ -67,12 +68,14 @@ class HuggingFaceBackend(BaseBackend):
     def __init__(self) -> None:
         self._model: PreTrainedModel | None = None
         self._tokenizer: Tokenizer | None = None
+        self._sight: Sight | None = None
         self._reader: Tokenizer | None = None
         self._memory = TokenMemory()
         self._reading = threading.Lock()
         self._folder: HFFolder | None = None
         self._template: ChatTemplate | None = None
         self._device = ""
+        self._warnings: tuple[str, ...] = ()
         self._stopped = threading.Event()
         self._load_progress: LoadProgress | None = None
         self._cache: Any = None
@@ -104,6 +107,8 @@ class HuggingFaceBackend(BaseBackend):
             "Trained context": f"{window:,} tokens" if window else "not told",
             "Chat template": "its own" if folder.has_template else "none: plain “user:” and “assistant:” lines",
         }
+        if folder.has_eyes:
+            facts["Pictures"] = "yes"
         limits = {"max_tokens": window} if window else {}
         defaults, origins = _defaults(folder.generation), _origins(folder.generation)
         return ModelCard(facts=facts, limits=limits, defaults=defaults, origins=origins)
@@ -130,7 +135,8 @@ class HuggingFaceBackend(BaseBackend):
         self.check(str(path), settings)
         folder = read_folder(path)
         device = device_of(settings.get("device"))
-        self._tokenizer, self._model = _open(folder, device, settings)
+        self._tokenizer, self._model, self._sight, self._warnings = _open(folder, device, settings)
+        self.sees_images = self._sight is not None
         self._folder, self._device = folder, str(self._model.device)
         self.context_window = folder.context_window
 
@@ -151,9 +157,9 @@ class HuggingFaceBackend(BaseBackend):
     def unload_model(self) -> None:
         model, self._model = self._model, None
         with self._reading:
-            self._tokenizer = self._reader = self._template = self._cache = None
+            self._tokenizer = self._reader = self._sight = self._template = self._cache = None
         self._memory = TokenMemory()
-        self._cached = []
+        self._cached, self._warnings, self.sees_images = [], (), False
         if model is not None:
             import torch
 
@@ -177,7 +183,11 @@ class HuggingFaceBackend(BaseBackend):
                 tokens = self._raw_tokens(plain_prompt(messages), reader)
                 return Prompt(reader.spelled(tokens), len(tokens))
             segments = template.render(messages)
-            tokens = self._memory.tokens_of(segments, reader.encode, reader.encode)
+            images = _images(messages)
+            if images and self._sight is not None:
+                tokens, _ = self._sight.inputs(segments, images)
+            else:
+                tokens = self._memory.tokens_of(segments, reader.encode, reader.encode)
             return Prompt("".join(segment.text for segment in segments), len(tokens))
 
     def _beside(self) -> Tokenizer:
@@ -193,10 +203,16 @@ class HuggingFaceBackend(BaseBackend):
         window = f"{self.context_window:,} tokens" if self.context_window else "no known limit"
         return (format_bytes(self._folder.file_size), place, window)
 
+    def warnings(self) -> Sequence[str]:
+        return self._warnings
+
     def chat_stream(
         self, messages: Sequence[Message], parameters: Mapping[str, Any] | None = None
     ) -> Iterator[str | Chunk]:
         settings = dict(parameters or {})
+        images = _images(messages)
+        if images and self._sight is None:
+            raise NoVision
         template = self._chat_template()
         if template is None:
             settings["stop"] = [*settings.get("stop", []), "\nuser:"]
@@ -205,6 +221,11 @@ class HuggingFaceBackend(BaseBackend):
         segments = template.render(messages)
         if opens_thoughts(messages, segments):
             yield THINK_OPEN  # the template has opened the thoughts already, so the answer will not
+        if images and self._sight is not None:
+            with self._reading:
+                prompt, seen = self._sight.inputs(segments, images)
+            yield from self._stream(segments, prompt, settings, seen)
+            return
         encode = self._tokens_of().encode
         yield from self._stream(segments, self._memory.tokens_of(segments, encode, encode), settings)
 
@@ -217,8 +238,13 @@ class HuggingFaceBackend(BaseBackend):
         return self._memory.tokens_of(segments, lambda _: reader.encode_raw(prompt), reader.encode)
 
     def _stream(
-        self, segments: Sequence[Segment], prompt: list[int], parameters: Mapping[str, Any]
+        self,
+        segments: Sequence[Segment],
+        prompt: list[int],
+        parameters: Mapping[str, Any],
+        seen: Mapping[str, Any] | None = None,
     ) -> Iterator[str | Chunk]:
+        """Yield what continues a prompt; `seen` is what the model is given of its pictures."""
         self._stopped.clear()
         yield Chunk()  # whoever stops this answer is heard from here on
         if not prompt:
@@ -227,19 +253,25 @@ class HuggingFaceBackend(BaseBackend):
         if window and len(prompt) >= window:
             raise ContextOverflow(len(prompt), window)
         decoder = self._tokens_of().decoder(parameters.get("stop") or ())
+        if seen:
+            self._cached = []  # two pictures are the same tokens
         cached = self._reusable(prompt)
-        self._memory.begin(segments, prompt)
+        self._memory.begin(segments if not seen else [], prompt)
         tokens: list[int] = []
         finish: FinishReason = "cancelled"
         try:
-            yield from self._evaluate(prompt, cached)
+            if not seen:
+                yield from self._evaluate(prompt, cached)
             if not self._stopped.is_set():
-                finish = yield from self._generate(prompt, tokens, decoder, parameters)
+                finish = yield from self._generate(prompt, tokens, decoder, parameters, seen or {})
         except Exception:
             self._cache = None  # nobody knows what it holds
             raise
         finally:
             self._remember([*prompt, *tokens])
+            if seen:
+                self._cached = []
+                forget_positions(self._loaded())
         if finish != "cancelled" and (text := decoder.flush()):
             yield text
         yield Chunk(finish_reason=finish, usage=Usage(len(prompt), decoder.count, cached))
@@ -260,7 +292,12 @@ class HuggingFaceBackend(BaseBackend):
             yield Chunk(progress=min(1.0, (start + PIECE) / len(prompt)))
 
     def _generate(
-        self, prompt: list[int], tokens: list[int], decoder: Decoder, parameters: Mapping[str, Any]
+        self,
+        prompt: list[int],
+        tokens: list[int],
+        decoder: Decoder,
+        parameters: Mapping[str, Any],
+        seen: Mapping[str, Any],
     ) -> Generator[str, None, FinishReason]:
         """Yield the answer's text and note its tokens; return why it ended."""
         import torch
@@ -279,6 +316,7 @@ class HuggingFaceBackend(BaseBackend):
             max_new_tokens=budget,
             **cache,
             **_sampling(parameters),
+            **on_device(seen, model),
         )
         ends = self._end_tokens()
         for token in answer:
@@ -321,13 +359,17 @@ class HuggingFaceBackend(BaseBackend):
         self._cached = tokens[: self._cache.get_seq_length()] if self._cache is not None else []
 
     def _chat_template(self) -> ChatTemplate | None:
-        tokenizer = self._tokens_of()
-        if self._template is None and tokenizer.template:
+        tokenizer, sight = self._tokens_of(), self._sight
+        source = (sight.template if sight is not None else None) or tokenizer.template
+        source = source or (PLAIN if sight is not None else None)
+        if self._template is None and source:
+            picture = [sight.picture] if sight is not None else []
             self._template = ChatTemplate(
-                tokenizer.template,
+                source,
                 bos_token=tokenizer.text_of("bos_token"),
                 eos_token=tokenizer.text_of("eos_token"),
-                control_tokens=tokenizer.control_tokens,
+                control_tokens=[*tokenizer.control_tokens, *picture],
+                picture="".join(picture),
             )
         return self._template
 
@@ -342,7 +384,13 @@ class HuggingFaceBackend(BaseBackend):
         return self._tokenizer
 
 
-def _open(folder: HFFolder, device: str, settings: Mapping[str, Any]) -> tuple[Tokenizer, PreTrainedModel]:
+def _images(messages: Sequence[Message]) -> list[Image]:
+    return [image for message in messages for image in message.images]
+
+
+def _open(
+    folder: HFFolder, device: str, settings: Mapping[str, Any]
+) -> tuple[Tokenizer, PreTrainedModel, Sight | None, tuple[str, ...]]:
     import transformers
 
     quiet()
@@ -355,10 +403,13 @@ def _open(folder: HFFolder, device: str, settings: Mapping[str, Any]) -> tuple[T
         placed.setdefault("device_map", device)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, **trusted)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
+        sight, warnings = opened_sight(folder)
+        kind = transformers.AutoModelForImageTextToText if may_see(folder) else transformers.AutoModelForCausalLM
+        model = kind.from_pretrained(
             folder.path, dtype=settings.get("torch_dtype") or "auto", use_safetensors=True, **trusted, **placed
         )
-        return Tokenizer(tokenizer), model.eval() if "device_map" in placed else model.to(device).eval()
+        placed_model = model.eval() if "device_map" in placed else model.to(device).eval()
+        return Tokenizer(tokenizer), placed_model, sight, warnings
     except LlamaForgeError:
         raise
     # A folder of a stranger's, and with trust_remote_code their code, may raise anything.

@@ -17,6 +17,7 @@ from ..types import ModelCard
 LONGEST_HEADER = 100 * 2**20  # as safetensors itself
 WANTED = ("model*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
 BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}  # all others take one byte or less
 
 
@@ -46,6 +47,12 @@ class HFFolder:
     def context_window(self) -> int | None:
         """Return the tokens that the model was trained for, None where it does not say."""
         return self._number("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len") or None
+
+    @property
+    def has_eyes(self) -> bool:
+        """Whether the model was made for pictures too, and its folder tells how they are prepared."""
+        told = any((self.path / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
+        return told and isinstance(self.config.get("vision_config"), dict)
 
     @property
     def wants_own_code(self) -> bool:
@@ -182,4 +189,4 @@ def _json(path: Path, name: str) -> dict[str, Any] | None:
 
 def _has_template(path: Path) -> bool:
     settings = _json(path, "tokenizer_config.json") or {}
-    return bool(settings.get("chat_template")) or (path / "chat_template.jinja").is_file()
+    return bool(settings.get("chat_template")) or any(map(Path.is_file, map(path.joinpath, TEMPLATES)))

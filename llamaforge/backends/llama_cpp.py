@@ -16,22 +16,31 @@ import secrets
 import threading
 import traceback
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..chat_template import ChatTemplate, Segment, opens_thoughts
-from ..errors import BackendMissing, ContextOverflow, EmptyPrompt, GenerationError, ModelError, ParameterError
+from ..chat_template import PLAIN, ChatTemplate, Segment, opens_thoughts
+from ..errors import (
+    BackendMissing,
+    ContextOverflow,
+    EmptyPrompt,
+    GenerationError,
+    LlamaForgeError,
+    ModelError,
+    NoVision,
+    ParameterError,
+)
 from ..gguf_file import GGUFHeader, require_chat_model
 from ..hub import parse, require_package
 from ..memory import find_gpus, format_bytes, format_count, measure, verdict
 from ..packages import outdated
 from ..text_stream import THINK_OPEN
 from ..token_memory import TokenMemory
-from ..types import Chunk, FinishReason, LoadProgress, MemoryNeed, Message, ModelCard, Prompt, Usage
+from ..types import Chunk, FinishReason, Image, LoadProgress, MemoryNeed, Message, ModelCard, Prompt, Usage
 from .base import BaseBackend, plain_prompt
 from .llama_cpp_files import card_before_download, fetched_file, header_of, local_file, require_sha256
 from .llama_cpp_fit import (
-    DEFAULT_N_BATCH,
     DEFAULT_N_CTX,
     context_window,
     default_threads,
@@ -53,38 +62,12 @@ from .llama_cpp_native import (
     supports_gpu,
     token_text,
 )
-from .parameters import ENGINE_DEFAULT, SamplingParameters, load, validate
+from .llama_cpp_parameters import LlamaCppParameters
+from .llama_cpp_vision import Projector, fetched_projector, projector_of, require_projector, size_of
+from .parameters import ENGINE_DEFAULT, validate
 
 if TYPE_CHECKING:
     from llama_cpp import Llama
-
-
-class LlamaCppParameters(SamplingParameters):
-    """Parameters of llama.cpp, by the names of llama-cpp-python's `Llama`."""
-
-    n_gpu_layers: int | None = load(
-        None,
-        "Layers computed on the GPU; 0 is CPU only, -1 or unset is as many as fit.",
-        ge=-1,
-        le=9999,
-        advanced=False,
-    )
-    n_ctx: int | None = load(
-        None,
-        "Context window in tokens, for prompt and answer. Unset: as trained, at most 8,192, less if RAM is short.",
-        ge=256,
-        le=16_777_216,
-        step=256,
-        advanced=False,
-    )
-    n_batch: int | None = load(
-        DEFAULT_N_BATCH, "Prompt tokens evaluated at a time; more is faster and takes more memory.", ge=1, le=16_384
-    )
-    f16_kv: bool | None = load(True, "Keep the KV cache in 16 bits; off keeps 32 bits and takes twice the memory.")
-    n_threads: int | None = load(None, "CPU threads. Unset: the physical cores but one.", ge=1, le=512)
-    flash_attn: bool | None = load(False, "Flash attention: less memory for long context windows, faster on GPUs.")
-    use_mmap: bool | None = load(True, "Map the file into memory instead of reading it; loads faster.")
-    use_mlock: bool | None = load(False, "Keep the model in RAM so that it is never swapped out.")
 
 
 class LlamaCppBackend(BaseBackend):
@@ -101,6 +84,7 @@ class LlamaCppBackend(BaseBackend):
         self._llama: Llama | None = None
         self._header: GGUFHeader | None = None
         self._template: ChatTemplate | None = None
+        self._projector: Projector | None = None
         self._gpu_layers = 0
         self._abort = ctypes.create_string_buffer(2)  # a non-zero first byte stops a load and even a long prompt
         self._load_progress: LoadProgress | None = None
@@ -119,6 +103,9 @@ class LlamaCppBackend(BaseBackend):
         header = header_of(file)
         require_chat_model(header)
         require_loadable(header)
+        projector = projector_of(file, parameters.get("mmproj"))
+        if projector is not None and (projector.exists() or parse(path) is None):  # else it is fetched first
+            require_projector(projector)
 
     def describe(self, path: str) -> ModelCard:
         file = local_file(path)
@@ -135,6 +122,8 @@ class LlamaCppBackend(BaseBackend):
             "Trained context": f"{header.n_ctx_train:,} tokens",
             "Chat template": "its own" if header.chat_template else "none: plain “user:” and “assistant:” lines",
         }
+        if projector := projector_of(file, None):
+            card["Pictures"] = f"yes, with {projector.name}"
         return ModelCard(
             facts=card,
             limits={"n_gpu_layers": header.n_layers, "n_ctx": header.n_ctx_train, "n_threads": os.cpu_count() or 1},
@@ -147,7 +136,9 @@ class LlamaCppBackend(BaseBackend):
         if file is None:
             return None
         header = header_of(file)
-        return memory_need(header, context_window(header, parameters), parameters)
+        need = memory_need(header, context_window(header, parameters), parameters)
+        projector = projector_of(file, parameters.get("mmproj"))
+        return replace(need, weights=need.weights + size_of(projector)) if projector is not None else need
 
     def secrets(self, path: str) -> Sequence[str]:
         return ("HF_TOKEN",) if parse(path) is not None else ()
@@ -180,6 +171,24 @@ class LlamaCppBackend(BaseBackend):
         self._gpu_layers = layers
         self.context_window = min(window, self._llama.n_ctx())
         abort_when_set(self._llama, self._abort)
+        self._load_projector(model_path, path, settings.get("mmproj"))
+
+    def _load_projector(self, model_path: str, path: Path, stated: str | None) -> None:
+        """Let the model see, where it has a projector."""
+        try:
+            if file := fetched_projector(model_path, path, stated, self._fetched_so_far):
+                require_projector(file)
+                gpu = bool(self._gpu_layers)
+                self._projector = Projector(file, self._loaded(), use_gpu=gpu, stopped=self._told_to_stop)
+        except LlamaForgeError:
+            self.unload_model()
+            raise
+        finally:
+            self._load_progress = None
+        self.sees_images = self._projector is not None
+
+    def _told_to_stop(self) -> bool:
+        return bool(self._abort.value)
 
     def _fetch(self, model_path: str, sha256: str | None) -> Path:
         """Return the model's file on this disk, fetched and compared with its checksum where that is asked for."""
@@ -214,6 +223,9 @@ class LlamaCppBackend(BaseBackend):
         with self._reading:
             llama, self._llama = self._llama, None
             self._template, self._memory = None, TokenMemory()
+            if self._projector is not None:
+                self._projector.close()
+            self._projector, self.sees_images = None, False
             if llama is not None:
                 llama.close()
         if llama is not None:
@@ -279,10 +291,12 @@ class LlamaCppBackend(BaseBackend):
         try:
             cached = self._reusable(prompt)
             self._memory.begin(segments, prompt)
-            yield from self._evaluate(prompt, cached)
+            yield from self._evaluate(prompt, cached, [segment.image for segment in segments if segment.image])
             if not self._abort.value:
                 budget = min(parameters.get("max_tokens") or window, window - len(prompt))
-                finish = yield from self._generate(prompt, budget, decoder, parameters)
+                finish = yield from self._generate(
+                    llama.input_ids[: llama.n_tokens].tolist(), budget, decoder, parameters
+                )
         except RuntimeError as error:
             if not self._abort.value:  # an aborted llama_decode raises too
                 raise GenerationError(f"The engine failed: {error}. Load the model again.") from error
@@ -290,9 +304,13 @@ class LlamaCppBackend(BaseBackend):
             yield text
         yield Chunk(finish_reason=finish, usage=Usage(len(prompt), decoder.count, cached))
 
-    def _evaluate(self, prompt: list[int], cached: int) -> Iterator[Chunk]:
+    def _evaluate(self, prompt: list[int], cached: int, images: Sequence[Image]) -> Iterator[Chunk]:
         """Evaluate the prompt in pieces of n_batch, so that Stop is heard between them on every device."""
         llama = self._loaded()
+        if images and self._projector is not None:
+            for done in self._projector.evaluate(prompt, cached, images):
+                yield Chunk(progress=done / len(prompt))
+            return
         for start in range(cached, len(prompt), llama.n_batch):
             if self._abort.value:
                 return
@@ -363,6 +381,11 @@ class LlamaCppBackend(BaseBackend):
     def _tokens_of(self, segments: Sequence[Segment], *, add_bos: bool) -> list[int]:
         tokens: list[int] = []
         for segment in segments:
+            if segment.image is not None and self._projector is None:
+                raise NoVision
+            if segment.image is not None and self._projector is not None:
+                tokens += self._projector.tokens_of(segment.image)
+                continue
             text = segment.text.encode("utf-8", "replace")
             tokens += self._loaded().tokenize(text, add_bos=add_bos, special=not segment.literal)
         return tokens
@@ -370,6 +393,8 @@ class LlamaCppBackend(BaseBackend):
     def _segments(self, messages: Sequence[Message]) -> list[Segment]:
         """Return a chat as the prompt that it is sent as."""
         template = self._chat_template()
+        if template is None and any(message.images for message in messages):
+            template = ChatTemplate(PLAIN)
         return template.render(messages) if template else [Segment(plain_prompt(messages), literal=False)]
 
     def _chat_template(self) -> ChatTemplate | None:

@@ -180,10 +180,8 @@ class EngineLog:
         import llama_cpp
 
         self.lines: deque[str] = deque(maxlen=200)
-        self._callback = llama_cpp.llama_log_callback(
-            self._keep
-        )  # referred to, else it would be freed under llama.cpp
-        llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
+        self.callback = llama_cpp.llama_log_callback(self._keep)  # referred to, else it would be freed under llama.cpp
+        llama_cpp.llama_log_set(self.callback, ctypes.c_void_p(0))
 
     def _keep(self, level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
         if level >= 3:  # ggml levels: 1 debug, 2 info, 3 warn, 4 error, 5 continuation

@@ -1,0 +1,40 @@
+"""What can be set of a GGUF file."""
+
+from __future__ import annotations
+
+from .llama_cpp_fit import DEFAULT_N_BATCH
+from .parameters import SamplingParameters, load
+
+
+class LlamaCppParameters(SamplingParameters):
+    """Parameters of llama.cpp, by the names of llama-cpp-python's `Llama`."""
+
+    n_gpu_layers: int | None = load(
+        None,
+        "Layers computed on the GPU; 0 is CPU only, -1 or unset is as many as fit.",
+        ge=-1,
+        le=9999,
+        advanced=False,
+    )
+    n_ctx: int | None = load(
+        None,
+        "Context window in tokens, for prompt and answer. Unset: as trained, at most 8,192, less if RAM is short.",
+        ge=256,
+        le=16_777_216,
+        step=256,
+        advanced=False,
+    )
+    n_batch: int | None = load(
+        DEFAULT_N_BATCH, "Prompt tokens evaluated at a time; more is faster and takes more memory.", ge=1, le=16_384
+    )
+    f16_kv: bool | None = load(True, "Keep the KV cache in 16 bits; off keeps 32 bits and takes twice the memory.")
+    n_threads: int | None = load(None, "CPU threads. Unset: the physical cores but one.", ge=1, le=512)
+    flash_attn: bool | None = load(False, "Flash attention: less memory for long context windows, faster on GPUs.")
+    use_mmap: bool | None = load(True, "Map the file into memory instead of reading it; loads faster.")
+    use_mlock: bool | None = load(False, "Keep the model in RAM so that it is never swapped out.")
+    mmproj: str | None = load(
+        None,
+        "The projector file that lets the model see pictures, beside its file. Unset: the one there that its name "
+        "fits; none leaves it.",
+        max_length=4096,
+    )
