@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from .backends import backend_place, get_backend
 from .backends.base import BaseBackend, plain_prompt
-from .backends.parameters import LARGEST_SEED, SamplingParameters, describe, unknown_name, validate
+from .backends.parameters import LARGEST_SEED, describe, unknown_name, validate
 from .config import Config, Model
 from .engine import Engine
 from .errors import (
@@ -525,14 +525,8 @@ def _require_something(chat: Sequence[Message]) -> None:
 
 
 def _seeded(backend: type[BaseBackend], settings: dict[str, Any]) -> dict[str, Any]:
-    """Choose the seed that nobody set, so that it is known and the answer can be had again.
-
-    A service chooses its own, and a backend that declares no schema promises nothing.
-    """
-    local = not backend.is_service and backend.Parameters is not SamplingParameters
-    if not local or "seed" not in backend.Parameters.model_fields or "seed" in backend.ignored:
-        return settings
-    return {"seed": secrets.randbelow(LARGEST_SEED + 1), **settings}
+    """Choose the seed that nobody set, where a backend keeps to it: so it is known and the answer can be had again."""
+    return {"seed": secrets.randbelow(LARGEST_SEED + 1), **settings} if backend.keeps_to_seed else settings
 
 
 def _defaults(name: str, backend: BaseBackend, path: str) -> dict[str, Any]:

@@ -145,6 +145,10 @@ def _close(acted: Acted) -> Updates:
     return {acted.tab.parts.prompt: ""}
 
 
+def _detach(acted: Acted) -> Updates:
+    return {acted.tab.parts.images: "", acted.tab.parts.attached: ""}
+
+
 def _settings(acted: Acted) -> Updates:
     """Let the settings of an answer hold for this chat, as far as the loaded model's backend knows them."""
     turn, page = acted.turn(), acted.tab.page
@@ -188,6 +192,7 @@ ACTS: Mapping[str, Callable[[Acted], Updates]] = {
     "restore": _restore,
     "prompt": _prompt,
     "close": _close,
+    "detach": _detach,
     "settings": _settings,
     "import": _import,
 }

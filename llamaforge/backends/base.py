@@ -31,6 +31,9 @@ class BaseBackend:
     reads_beside: bool = False
     """Whether count_tokens and render may be called from any thread, beside a running answer and while unloading."""
 
+    keeps_to_seed: ClassVar[bool] = False
+    """Whether the same `seed` and settings give the same answer; where none is set, one is chosen then and told."""
+
     paths_are_files: ClassVar[bool] = True
     """Whether a model's path may be a file of this disk; the name of a model at a service is none."""
 

@@ -56,6 +56,7 @@ class HuggingFaceBackend(BaseBackend):
 
     Parameters = HuggingFaceParameters
     about = "Models of the Hugging Face Hub as they were published: the most to choose from, best on a GPU, private."
+    keeps_to_seed = True
     reads_beside = True
     path_label = "Folder or repository"
     path_help = "A folder with config.json and .safetensors files; or owner/name on the Hugging Face Hub."

@@ -75,6 +75,7 @@ class LlamaCppBackend(BaseBackend):
 
     Parameters = LlamaCppParameters
     file_keys = ("file", "sha256")
+    keeps_to_seed = True
     reads_beside = True  # llama.h: the API of tokenization is thread-safe
     about = "GGUF files on this computer: the fastest on a CPU, small by quantisation, private, at no cost."
     path_help = "The file on this computer, which stays where it is; or owner/name on the Hugging Face Hub."
