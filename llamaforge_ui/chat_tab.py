@@ -151,7 +151,8 @@ class ChatTab:
             details = error.details if isinstance(error, LlamaForgeError) and self.page.for_owner else ""
             return notice(self.page.sentence(error), details=details)
         late = result is not None and self.page.longest is not None and result.seconds >= self.page.longest
-        return notice(f"Answers to guests end after {self.page.longest} seconds.", "hint") if late else ""
+        text = f"Answers to guests end after {self.page.longest} seconds. Press Continue to read on."
+        return notice(text, "hint") if late else ""
 
     def told(self, values: Updates, request: gr.Request) -> Conversation:
         """Return the chat that the visitor sees, with the system prompt as it stands in its box.

@@ -217,7 +217,33 @@ def test_two_guests_do_not_see_each_others_chat(page: Page, browser: Browser, ow
         other.reload()
         expect(users(page)).to_have_text(["The first guest's words"])
         expect(users(other)).to_have_text(["The second guest's words"])
+        for one, words in ((page, "The first guest's words"), (other, "The second guest's words")):
+            expect(one.locator("#history-list [data-act=open]")).to_have_text([words])
         expect(users(owner)).to_have_count(0)
+        expect(owner.locator("#history-list")).not_to_contain_text("guest's words")
+
+
+def test_an_answer_to_a_guest_that_reaches_its_time_limit_can_be_continued(page: Page, owner: Page, app: App) -> None:
+    load(owner, app, "endless")
+    limit_answers(owner, app, "  answer_seconds: 2\n")
+    send(page, "Count")
+    expect(notice(page)).to_contain_text("Answers to guests end after 2 seconds. Press Continue to read on.")
+    before = len(answers(page).inner_text())
+    page.locator("#chat-turns").get_by_role("button", name="Continue").click()
+    expect(page.locator("#stop")).to_be_visible()
+    expect(notice(page)).to_contain_text("Answers to guests end after 2 seconds.")
+    expect(page.locator("#send")).to_be_visible()
+    assert len(answers(page).inner_text()) > before
+    limit_answers(owner, app, "")
+
+
+def limit_answers(owner: Page, app: App, limit: str) -> None:
+    """Have the program read settings with or without a limit."""
+    (app.config / "settings.yaml").write_text(SETTINGS + limit, "utf-8")
+    open_tab(owner, "Models")
+    with owner.expect_response("**/run/predict"):
+        owner.locator("#reload-models").click()
+    open_tab(owner, "Chat")
 
 
 def test_closing_to_guests_stops_and_refuses_them_until_it_is_opened_again(page: Page, owner: Page, app: App) -> None:
