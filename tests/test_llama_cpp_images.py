@@ -205,6 +205,30 @@ def test_the_one_projector_beside_a_model_is_taken_whose_name_fits(
     assert (found.stem if found else None) == taken
 
 
+def test_a_projector_without_a_models_name_is_nobodys_in_a_folder_of_several(tmp_path: Path) -> None:
+    write_tiny_mmproj(tmp_path / "mmproj-f16.gguf")
+    for name in ("llava-7b-Q4_K_M.gguf", "llava-7b-Q8_0.gguf"):
+        (tmp_path / name).touch()
+    assert projector_of(tmp_path / "llava-7b-Q8_0.gguf", None) == tmp_path / "mmproj-f16.gguf"
+    (tmp_path / "llama-3-8b.gguf").touch()
+    assert projector_of(tmp_path / "llava-7b-Q8_0.gguf", None) is None
+
+
+def test_a_projector_that_nobody_named_keeps_no_model_from_answering(near: Seeing, eyes: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    shutil.copy(eyes, folder / "text.gguf")
+    write_tiny_mmproj(folder / "mmproj-f16.gguf", width=64)
+    forge = near(folder / "text.gguf")
+    assert forge.status.state == "ready" and not forge.status.sees_images
+    assert any("answers without pictures" in warning for warning in forge.status.warnings)
+
+
+def test_a_prompt_tells_where_its_pictures_stand(near: Seeing, eyes: Path) -> None:
+    prompt = near(eyes).prompt([Message("user", "Look", (picture(),))])
+    assert prompt is not None and prompt.text.count("<picture>") == 1
+
+
 def test_a_file_that_is_no_projector_is_not_taken_by_itself(tmp_path: Path, eyes: Path) -> None:
     shutil.copy(eyes, tmp_path / "mmproj.gguf")
     (tmp_path / "x-mmproj.gguf").write_text("not a projector")

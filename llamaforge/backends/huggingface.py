@@ -189,7 +189,7 @@ class HuggingFaceBackend(BaseBackend):
                 tokens, _ = self._sight.inputs(segments, images)
             else:
                 tokens = self._memory.tokens_of(segments, reader.encode, reader.encode)
-            return Prompt("".join(segment.text for segment in segments), len(tokens))
+            return Prompt("".join("<picture>" if one.image else one.text for one in segments), len(tokens))
 
     def _beside(self) -> Tokenizer:
         """Return a tokenizer that no running answer uses: to encode changes it for a moment."""

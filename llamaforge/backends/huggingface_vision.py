@@ -94,7 +94,7 @@ def opened_sight(folder: HFFolder) -> tuple[Sight | None, tuple[str, ...]]:
         return Sight(_processor(folder.path)), ()
     # A folder of a stranger's may tell anything; its model still answers without pictures.
     except Exception as error:  # noqa: BLE001
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).replace(str(folder.path), folder.path.name).split())[:200]
         return None, (f"{folder.path.name} cannot be shown pictures, as its processor does not load: {reason}",)
 
 

@@ -86,6 +86,7 @@ class LlamaCppBackend(BaseBackend):
         self._header: GGUFHeader | None = None
         self._template: ChatTemplate | None = None
         self._projector: Projector | None = None
+        self._blind = ""  # why a projector beside the model does not serve, for people
         self._gpu_layers = 0
         self._abort = ctypes.create_string_buffer(2)  # a non-zero first byte stops a load and even a long prompt
         self._load_progress: LoadProgress | None = None
@@ -181,9 +182,11 @@ class LlamaCppBackend(BaseBackend):
                 require_projector(file)
                 gpu = bool(self._gpu_layers)
                 self._projector = Projector(file, self._loaded(), use_gpu=gpu, stopped=self._told_to_stop)
-        except LlamaForgeError:
-            self.unload_model()
-            raise
+        except LlamaForgeError as error:
+            if stated or self._abort.value:
+                self.unload_model()
+                raise
+            self._blind = f"{error} It answers without pictures."  # nobody asked for that projector
         finally:
             self._load_progress = None
         self.sees_images = self._projector is not None
@@ -226,7 +229,7 @@ class LlamaCppBackend(BaseBackend):
             self._template, self._memory = None, TokenMemory()
             if self._projector is not None:
                 self._projector.close()
-            self._projector, self.sees_images = None, False
+            self._projector, self._blind, self.sees_images = None, "", False
             if llama is not None:
                 llama.close()
         if llama is not None:
@@ -244,7 +247,7 @@ class LlamaCppBackend(BaseBackend):
         with self._reading:
             segments = self._segments(messages)
             tokens = self._memory.tokens_of(segments, self._tokenize, self._tokenize_rest)
-            text = "".join(segment.text for segment in segments)
+            text = "".join("<picture>" if segment.image else segment.text for segment in segments)
             bos = token_text(self._loaded(), self._loaded().token_bos())
             added = bool(tokens) and tokens[0] == self._loaded().token_bos() and not text.startswith(bos)
             return Prompt(f"{bos if added else ''}{text}", len(tokens))
@@ -257,10 +260,11 @@ class LlamaCppBackend(BaseBackend):
         return (format_bytes(self._header.file_size), place, f"{self.context_window or 0:,} tokens")
 
     def warnings(self) -> Sequence[str]:
+        told = [self._blind] if self._blind else []
         if self._header is None or supports_gpu(import_llama_cpp()):
-            return ()
+            return told
         gpus = find_gpus()
-        return (gpu_advice(gpus[0].name),) if gpus else ()
+        return [*told, gpu_advice(gpus[0].name)] if gpus else told
 
     def chat_stream(
         self, messages: Sequence[Message], parameters: Mapping[str, Any] | None = None
@@ -385,6 +389,7 @@ class LlamaCppBackend(BaseBackend):
             if segment.image is not None and self._projector is None:
                 raise NoVision
             if segment.image is not None and self._projector is not None:
+                tokens += self._loaded().tokenize(b"", add_bos=True, special=False) if add_bos else []
                 tokens += self._projector.tokens_of(segment.image)
                 continue
             text = segment.text.encode("utf-8", "replace")

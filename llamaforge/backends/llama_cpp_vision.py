@@ -38,7 +38,12 @@ def projector_of(model: Path, stated: str | None) -> Path | None:
     """Return the projector that a model is loaded with: the stated one, else the one beside it that its name fits."""
     if stated:
         return model.parent / Path(stated).expanduser() if stated != NONE else None
-    beside = [file for file in model.parent.glob("*.gguf") if "mmproj" in file.name.lower()]
+    files = list(model.parent.glob("*.gguf"))
+    models = [file for file in files if "mmproj" not in file.name.lower()]
+    alone = (
+        len({frozenset(_words(file)) for file in [model, *models]}) == 1
+    )  # else a name without a model's is anybody's
+    beside = [file for file in files if file not in models and (_words(file) or alone)]
     fitting = [file for file in beside if _words(file) <= _words(model) and _is_projector(file)]
     return fitting[0] if len(fitting) == 1 else None
 
