@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -219,7 +220,8 @@ def wire_acts(tab: ChatTab) -> None:
                 ):
                     yield updates
             elif wanted.act in ACTS and (page.for_owner or wanted.act not in OWNERS):
-                yield ACTS[wanted.act](Acted(tab, session, conversation, wanted))
+                acted = Acted(tab, session, conversation, wanted)
+                yield await asyncio.to_thread(ACTS[wanted.act], acted)  # a file may be long, and a worker slow
         except ValidationError:
             yield tab.problem(LlamaForgeError("This page is older than the program. Load it again."))
         except LlamaForgeError as error:
@@ -276,9 +278,11 @@ def _wire_export(tab: ChatTab) -> None:
     @page.access.handler(page.role)
     def export(asked: str, request: gr.Request) -> Updates:
         wanted, session = Act.model_validate_json(asked or "{}"), session_of(request)
-        if wanted.act == "export-all":
-            every = page.conversations.every(session)
-            return {text: as_json(every), name: file_name("all chats", "json")}
+        if wanted.act == "json-all":
+            return {text: as_json(page.conversations.every(session)), name: file_name("all chats", "json")}
+        if wanted.act == "markdown-all":
+            every = "\n---\n\n".join(map(as_markdown, page.conversations.every(session)))
+            return {text: every, name: file_name("all chats", "md")}
         found = page.conversations.find(session, wanted.chat)
         if found is None:
             raise LlamaForgeError("This chat is not there any more.")

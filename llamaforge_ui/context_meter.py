@@ -61,7 +61,7 @@ def meter(page: Page, conversation: Conversation, typed: str) -> str:
 def _tokens_of_chat(page: Page, conversation: Conversation) -> tuple[int, bool]:
     """Return the tokens of the chat so far, as the model is given it, counted once for each of its states."""
     status = page.forge.status
-    state = (conversation.leaf, len(conversation.turns), conversation.system_prompt, status.model, status.since)
+    state = (conversation.state, conversation.system_prompt, status.model, status.since)
     if conversation.counted is not None and conversation.counted[0] == state:
         return conversation.counted[1]
     if conversation.running is not None:  # counted at its end
@@ -82,5 +82,8 @@ def _tokens_of_chat(page: Page, conversation: Conversation) -> tuple[int, bool]:
 def _tokens_of_text(page: Page, text: str) -> tuple[int, bool]:
     if not text:
         return 0, True
-    count = page.forge.count_tokens(text)
+    try:
+        count = page.forge.count_tokens(text)
+    except LlamaForgeError:
+        count = None
     return (count, True) if count is not None else (-(-len(text) // LETTERS_A_TOKEN), False)

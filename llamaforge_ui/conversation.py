@@ -101,6 +101,11 @@ class Conversation:
         return self._record.pinned
 
     @property
+    def state(self) -> tuple[Any, ...]:
+        """What changes with everything that is said on the branch that is shown."""
+        return self.id, self.leaf, len(self.turns), len(self.turns[-1].text) if self.turns else 0
+
+    @property
     def running(self) -> Generation | None:
         """The answer that is being written or waits for its turn; None when the chat may go on.
 

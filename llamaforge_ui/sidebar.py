@@ -75,9 +75,11 @@ def chat_list(page: Page, session: str) -> str:
     parts.append(f"<ul>{''.join(items)}</ul>")
     if len(found) > visit.listed:
         parts.append(_act("more", "Show more"))
-    every = _act("export-all", "Export all") if found and not searched else ""
+    every = (
+        f"All chats: {_act('markdown-all', 'Markdown')}{_act('json-all', 'JSON')}" if found and not searched else ""
+    )
     read_in = _act("import", "Import") if page.for_owner else ""
-    parts.append(f'<p class="lf-files">{read_in}{every}</p>' if read_in or every else "")
+    parts.append(f'<p class="lf-files">{read_in} {every}</p>' if read_in or every else "")
     return "".join(parts)
 
 

@@ -203,7 +203,7 @@ def test_no_guest_reaches_the_chat_of_another_or_the_owners_by_its_id(shared: Sh
             asked = json.dumps({"act": act, "chat": chat, "turn": 1, "step": 1})
             assert "secret marker" not in eve.join("act", asked, "e" * 32, own, "", ""), act
         assert "secret marker" not in eve.join("act", json.dumps({"act": "older"}), "e" * 32, chat, "", "")
-        for act in ("json", "markdown", "export-all"):
+        for act in ("json", "markdown", "json-all", "markdown-all"):
             assert "secret marker" not in eve.call("export", json.dumps({"act": act, "chat": chat})), act
         assert "secret marker" not in eve.join("send", "", "hello", "e" * 32, chat, "")
         assert "secret marker" not in eve.call("search", "marker")

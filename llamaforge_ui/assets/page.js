@@ -35,7 +35,7 @@ window.llamaforge = {
   act: "{}",
   ask(act) {
     window.llamaforge.act = JSON.stringify(act);
-    document.getElementById(act.act === "json" || act.act === "markdown" || act.act === "export-all" ? "export" : "act").click();
+    document.getElementById(/^(json|markdown)/.test(act.act) ? "export" : "act").click();
   },
 
   // Lets the visitor choose files; resolves to none where the visitor changes their mind.

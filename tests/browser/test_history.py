@@ -64,7 +64,7 @@ def new_chat(page: Page) -> None:
 
 def act(page: Page, name: str) -> None:
     """Press one of the buttons at the chat that is shown."""
-    page.locator("#history-list").get_by_role("button", name=name, exact=True).click()
+    page.locator("#history-list").get_by_role("button", name=name, exact=True).first.click()
 
 
 def versions(page: Page) -> Locator:
@@ -152,9 +152,13 @@ def test_chats_leave_as_files_and_come_in_again(page: Page, app: App) -> None:
     expect(users(page)).to_have_count(0)
     import_file(page, saved.read_text("utf-8"))
     expect(users(page)).to_have_text("To be exported")
+    every = page.locator("#history-list .lf-files")
     with page.expect_download() as download:
-        act(page, "Export all")
+        every.get_by_role("button", name="JSON").click()
     assert len(json.loads(download.value.path().read_text("utf-8"))["chats"]) == chats(page).count()
+    with page.expect_download() as download:
+        every.get_by_role("button", name="Markdown").click()
+    assert download.value.path().read_text("utf-8").count("\n---\n\n# ") == chats(page).count() - 1
 
 
 def import_file(page: Page, text: str) -> None:

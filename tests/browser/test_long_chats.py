@@ -83,6 +83,8 @@ def test_the_meter_counts_while_one_types_and_is_right(page: Page, app: App) -> 
     box(page).press("Enter")
     expect(figures(page)).to_have_count(1)
     assert prompt_tokens(page) == counted
+    grown = "(n) => parseInt(document.querySelector('#context-meter').innerText) > n + 30"
+    page.wait_for_function(grown, arg=counted)  # the answer counts too, once it has ended
 
 
 def test_the_meter_counts_the_system_prompt(page: Page, app: App) -> None:
