@@ -40,7 +40,9 @@ def seconds_to_first_byte_and_usable() -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as config:
         started = time.perf_counter()
         app = subprocess.Popen(
-            [sys.executable, "app.py", "--port", str(port), "--config", config], cwd=ROOT, stdout=subprocess.DEVNULL
+            [sys.executable, "app.py", "--port", str(port), "--config", config, "--data", config],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
         )
         try:
             while not answers(address):
