@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from llamaforge import LlamaForgeError, describe, get_backend
+from llamaforge import LlamaForgeError, Parameters, describe, get_backend, validate
 
 from .chat_tab import ChatTab, Updates, session_of
 from .conversation import Conversation
@@ -20,7 +20,7 @@ from .page import at_once, shown, unlisted
 from .sidebar import chat_list, undo_notice
 from .transfer import as_json, as_markdown, file_name, read_chats
 from .turn import Turn
-from .visits import LISTED, SHOWN_TURNS
+from .visits import LISTED, SHOWN_TURNS, ChatGone
 
 
 class Act(BaseModel):
@@ -31,7 +31,6 @@ class Act(BaseModel):
     turn: int = 0
     step: int = 0
     chat: str = ""
-    text: str = ""  # a file's, for the page's own script to send
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +41,21 @@ class Acted:
     session: str
     shown: Conversation
     act: Act
+    file: str = ""  # that the page's own script has read
 
     @property
     def named(self) -> Conversation:
         """The chat that the act names, which may be another than the one that is shown."""
         found = self.tab.page.conversations.find(self.session, self.act.chat)
         if found is None:
-            raise LlamaForgeError("This chat is not there any more.")
+            raise ChatGone("This chat is not there any more.")
         return found
 
     def turn(self) -> Turn:
         """Return the turn that the act names."""
         found = next((turn for turn in self.shown.turns if turn.id == self.act.turn), None)
         if found is None:
-            raise LlamaForgeError("This message is not shown any more.")
+            raise ChatGone("This message is not shown any more.")
         return found
 
     def settled(self, **changes: Any) -> Updates:
@@ -71,14 +71,14 @@ class Acted:
 
 def _open(acted: Acted) -> Updates:
     if acted.tab.page.conversations.open(acted.session, acted.act.chat) is None:
-        raise LlamaForgeError("This chat is not there any more.")
+        raise ChatGone("This chat is not there any more.")
     return acted.opened()
 
 
 def _branch(acted: Acted) -> Updates:
     branch = acted.shown.branch(acted.act.turn)
     if branch is None:
-        raise LlamaForgeError("Wait for the end of the answer, then branch from it.")
+        raise ChatGone("Wait for the end of the answer, then branch from it.")
     acted.tab.page.conversations.show(acted.session, branch)
     return acted.opened(notice=notice("A new chat that begins with all of the above.", "hint"))
 
@@ -111,13 +111,13 @@ def _rename(acted: Acted) -> Updates:
 def _delete(acted: Acted) -> Updates:
     title, conversations = acted.named.title, acted.tab.page.conversations
     if not conversations.delete(acted.session, acted.act.chat):
-        raise LlamaForgeError("This chat is not there any more.")
+        raise ChatGone("This chat is not there any more.")
     return acted.opened() | acted.said(undo_notice(title, acted.act.chat))
 
 
 def _restore(acted: Acted) -> Updates:
     if not acted.tab.page.conversations.restore(acted.session, acted.act.chat):
-        raise LlamaForgeError("This chat can no longer be brought back.")
+        raise ChatGone("This chat can no longer be brought back.")
     return _open(acted)
 
 
@@ -154,9 +154,9 @@ def _settings(acted: Acted) -> Updates:
     """Let the settings of an answer hold for this chat, as far as the loaded model's backend knows them."""
     turn, page = acted.turn(), acted.tab.page
     name = page.forge.status.model or turn.model
-    known = describe(get_backend(page.forge.model(name).backend).Parameters)
+    schema = get_backend(page.forge.model(name).backend).Parameters
     given = turn.about.get("settings") or {}
-    taken = {key: value for key, value in given.items() if key in known and not known[key].file_only}
+    taken = {key: value for key, value in given.items() if _fits(schema, key, value)}
     acted.shown.parameters[name] = dict(taken)
     acted.shown.origins[name] = dict.fromkeys(taken, f"the answer of {turn.model}")
     acted.shown.file_said[name] = {key: page.forge.model(name).parameters.get(key) for key in taken}
@@ -164,15 +164,27 @@ def _settings(acted: Acted) -> Updates:
     acted.shown.save_settings()
     page.forge.changed()  # every open page looks, and draws its controls anew
     left = [key for key in given if key not in taken]
-    without = f" {name} does not know: {', '.join(left)}." if left else ""
+    without = f" These do not fit {name}: {', '.join(left)}." if left else ""
     told = ", ".join(f"{key} {value}" for key, value in taken.items())
     return {acted.tab.parts.notice: notice(f"These hold for this chat now: {told}.{without}", "hint")}
+
+
+def _fits(schema: type[Parameters], name: str, value: Any) -> bool:
+    """Tell whether a value of an answer, which may have come from a file, is one that the page may set."""
+    info = describe(schema).get(name)
+    if info is None or info.file_only or info.secret:
+        return False
+    try:
+        validate(schema, {name: value})
+    except LlamaForgeError:
+        return False
+    return True
 
 
 def _import(acted: Acted) -> Updates:
     conversations = acted.tab.page.conversations
     visitor = conversations.visit(acted.session).visitor
-    read = read_chats(acted.act.text)
+    read = read_chats(acted.file)
     for one in reversed(read):  # so that the first one is the newest
         conversations.history.add_tree(visitor, one.chat, one.messages)
     conversations.open(acted.session, read[0].chat.id)
@@ -203,32 +215,33 @@ OWNERS = ("prompt", "settings", "import")  # the last could fill the memory with
 def wire_acts(tab: ChatTab) -> None:
     """Wire the one event behind every small button, and the sidebar's own components."""
     page, parts = tab.page, tab.parts
-    asked, button = gr.Textbox(visible="hidden"), gr.Button(elem_id="act", elem_classes=shown(False))
+    asked, file = gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
+    button = gr.Button(elem_id="act", elem_classes=shown(False))
 
     @page.access.handler(page.role)
-    async def act(
-        asked: str, key: str, chat: str, system_prompt: str, box: str, request: gr.Request
+    async def act(  # noqa: PLR0913 - the values in the order that page.js hands them over
+        asked: str, file: str, key: str, chat: str, system_prompt: str, box: str, request: gr.Request
     ) -> AsyncIterator[Updates]:
         session = session_of(request)
         try:
             wanted = Act.model_validate_json(asked or "{}")
             conversation = page.conversations.shown(session, key or "", chat or "")
             if wanted.act == "continue":
-                tab.tell(conversation, system_prompt)
+                tab.tell(session, conversation, system_prompt)
                 async for updates in tab.answer(
                     session, lambda: conversation.go_on(tab.start(conversation, request)), box
                 ):
                     yield updates
             elif wanted.act in ACTS and (page.for_owner or wanted.act not in OWNERS):
-                acted = Acted(tab, session, conversation, wanted)
+                acted = Acted(tab, session, conversation, wanted, file or "")
                 yield await asyncio.to_thread(ACTS[wanted.act], acted)  # a file may be long, and a worker slow
         except ValidationError:
             yield tab.problem(LlamaForgeError("This page is older than the program. Load it again."))
         except LlamaForgeError as error:
             yield tab.settled(session) | {parts.notice: notice(page.sentence(error))}
 
-    values = [asked, parts.key, parts.chat, parts.system_prompt, parts.input]
-    js = "(_, ...others) => [window.llamaforge.act, ...others]"
+    values = [asked, file, parts.key, parts.chat, parts.system_prompt, parts.input]
+    js = "(_, __, ...others) => [window.llamaforge.act, window.llamaforge.takeFile(), ...others]"
     button.click(act, values, tab.outputs, js=js, concurrency_limit=None, trigger_mode="multiple", **unlisted())
     older = "() => window.llamaforge.ask({ act: 'older' })"
     parts.older.click(None, None, None, js=older)
@@ -265,7 +278,7 @@ def _wire_sidebar(tab: ChatTab) -> None:
 
     gr.on([tab.parts.new.click, sidebar.new.click], new_chat, None, tab.outputs, **at_once())
     sidebar.temporary.click(temporary_chat, None, tab.outputs, **at_once())
-    sidebar.search.input(search, sidebar.search, sidebar.list, trigger_mode="always_last", **at_once())
+    sidebar.search.change(search, sidebar.search, sidebar.list, trigger_mode="always_last", **at_once())
     sidebar.title.submit(rename, sidebar.title, [sidebar.list, sidebar.title], **at_once())
 
 
@@ -279,15 +292,15 @@ def _wire_export(tab: ChatTab) -> None:
     def export(asked: str, request: gr.Request) -> Updates:
         wanted, session = Act.model_validate_json(asked or "{}"), session_of(request)
         if wanted.act == "json-all":
-            return {text: as_json(page.conversations.every(session)), name: file_name("all chats", "json")}
+            return {text: as_json(page.conversations.every(session), page.role), name: file_name("all chats", "json")}
         if wanted.act == "markdown-all":
             every = "\n---\n\n".join(map(as_markdown, page.conversations.every(session)))
             return {text: every, name: file_name("all chats", "md")}
         found = page.conversations.find(session, wanted.chat)
         if found is None:
-            raise LlamaForgeError("This chat is not there any more.")
+            raise ChatGone("This chat is not there any more.")
         if wanted.act == "json":
-            return {text: as_json([found]), name: file_name(found.title, "json")}
+            return {text: as_json([found], page.role), name: file_name(found.title, "json")}
         return {text: as_markdown(found), name: file_name(found.title, "md")}
 
     js = "() => [window.llamaforge.act]"

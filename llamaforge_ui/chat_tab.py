@@ -162,13 +162,19 @@ class ChatTab:
         """
         session, parts = session_of(request), self.parts
         conversation = self.page.conversations.shown(session, values[parts.key] or "", values[parts.chat] or "")
-        self.tell(conversation, values[parts.system_prompt])
+        self.tell(session, conversation, values[parts.system_prompt])
         return conversation
 
-    def tell(self, conversation: Conversation, system_prompt: str | None) -> None:
-        """Give a chat its system prompt, a guest's the owner's, and what the loaded model can do."""
-        own = system_prompt if self.page.for_owner else self.page.guests.limits.system_prompt
-        conversation.system_prompt = clean_text(own or "")
+    def tell(self, session: str, conversation: Conversation, system_prompt: str | None) -> None:
+        """Give a chat its system prompt, a guest's the owner's, and what the loaded model can do.
+
+        Only what was typed in this tab counts: another one may have changed it since this one was drawn.
+        """
+        visit, typed = self.page.conversations.visit(session), clean_text(system_prompt or "")
+        if not self.page.for_owner:
+            conversation.system_prompt = clean_text(self.page.guests.limits.system_prompt or "")
+        elif typed != visit.system_prompt:
+            conversation.system_prompt = visit.system_prompt = typed
         conversation.sees_images = self.page.forge.status.sees_images
 
     def start(self, conversation: Conversation, request: gr.Request) -> Start:
@@ -271,6 +277,8 @@ def _wire_editing(tab: ChatTab) -> None:
             text = _required(written)
             if not (0 <= index < len(messages) and messages[index].editable):
                 raise GenerationError("Only messages can be edited.")
+            if exact(str(change.previous_value)) != conversation.turns[messages[index].turn].text:
+                raise GenerationError("This chat was changed in another window. It is drawn anew; edit it again.")
             return conversation.edit(messages[index].turn, text, tab.start(conversation, request))
 
         box = values[parts.input] or ""
@@ -297,6 +305,7 @@ def _wire_editing(tab: ChatTab) -> None:
     attached = [parts.input, parts.images, parts.attached, parts.notice]
     sees = "true" if page.for_owner else "false"
     js = f"(text, images) => window.llamaforge.attach(text, images, {sees})"
+    # What is typed is kept by page.js itself; this is for what the server puts into the box.
     parts.input.change(None, parts.input, None, js="(text) => window.llamaforge.keepDraft(text)")
     parts.attach.click(None, [parts.input, parts.images], attached, js=js)
 
@@ -332,7 +341,7 @@ def _publish_endpoint(tab: ChatTab) -> None:
     @page.access.handler(page.role)
     async def chat(message: str, request: gr.Request) -> AsyncIterator[str]:
         conversation = page.conversation(request)
-        tab.tell(conversation, "")
+        tab.tell(session_of(request), conversation, "")
         generation = conversation.ask(_required(message), tab.start(conversation, request))
         try:
             async for frame in frames(page.forge, generation, page.longest):

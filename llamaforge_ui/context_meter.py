@@ -9,7 +9,7 @@ import gradio as gr
 
 from llamaforge import LlamaForgeError, Message, clean_text
 
-from .chat_tab import ChatTab
+from .chat_tab import ChatTab, session_of
 from .conversation import Conversation
 from .page import Page, at_once
 
@@ -25,11 +25,13 @@ def wire_meter(tab: ChatTab) -> None:
         conversation = page.conversation(request)
         typed = clean_text(values[parts.input] or "")
         if page.for_owner:
-            conversation.system_prompt = clean_text(values[parts.system_prompt] or "")
+            tab.tell(session_of(request), conversation, values[parts.system_prompt])
+        else:
+            typed = typed[: page.guests.limits.message_characters]  # no more may be sent
         return meter(page, conversation, typed)
 
     gr.on(
-        [parts.input.change, parts.system_prompt.input, parts.meter_due.change],
+        [parts.input.change, parts.system_prompt.blur, parts.meter_due.change],
         measure,
         {parts.input, parts.system_prompt},
         parts.meter,
@@ -64,9 +66,10 @@ def _tokens_of_chat(page: Page, conversation: Conversation) -> tuple[int, bool]:
     state = (conversation.state, conversation.system_prompt, status.model, status.since)
     if conversation.counted is not None and conversation.counted[0] == state:
         return conversation.counted[1]
-    if conversation.running is not None:  # counted at its end
-        return conversation.counted[1] if conversation.counted is not None else (0, False)
     messages = conversation.messages()
+    if conversation.running is not None:  # counted at its end
+        text = "".join(message.content for message in messages) if conversation.counted is None else ""
+        return conversation.counted[1] if conversation.counted is not None else (len(text) // LETTERS_A_TOKEN, False)
     try:
         # With an empty message, so that what the template puts around the next one is counted too.
         prompt = page.forge.prompt([*messages, Message("user", "")])

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from llamaforge import Generation, Image, LlamaForgeError, Message, Overflow, Role
+from llamaforge import Generation, Image, LlamaForgeError, Message, Overflow, Role, clean_text
 
 from .history import ChatRecord, History, new_id
 from .history_file import HistoryError
@@ -50,7 +50,7 @@ class Conversation:
         self.parameters: dict[str, dict[str, Any]] = settings.get(
             "parameters", {}
         )  # of each model, as set in the page
-        self.origins: dict[str, dict[str, str]] = settings.get("origins", {})  # of those that no person typed
+        self.origins: dict[str, dict[str, str]] = _copied(settings.get("origins", {}))  # of those that no person typed
         self.given = 0  # how often settings came from elsewhere than the Parameters tab
         self.file_said: dict[str, dict[str, Any]] = {}  # of these parameters, when they were set here
         self.overflow: Overflow = settings.get("overflow", "refuse")
@@ -111,7 +111,8 @@ class Conversation:
 
         A stopped one gets no word more, so the chat goes on even while the engine still comes to rest.
         """
-        last = self.turns[-1].generation if self.turns else None
+        turns = self.turns
+        last = turns[-1].generation if turns else None
         return last if last is not None and last.result is None and not last.stopping else None
 
     @property
@@ -125,15 +126,26 @@ class Conversation:
         Args:
             turns: those of the branch that is shown by default.
         """
-        given = [Message("system", self.system_prompt)] if self.system_prompt.strip() else []
-        for turn in self.turns if turns is None else turns:
+        system = [Message("system", self.system_prompt)] if self.system_prompt.strip() else []
+        return system + [message for _, message in self._given(self.turns if turns is None else turns)]
+
+    def first_given(self, dropped: int) -> int | None:
+        """Return the place of the first turn that the model is given where it is not given some messages before."""
+        places = [place for place, _ in self._given(self.turns)]
+        return places[dropped] if 0 < dropped < len(places) else None
+
+    def _given(self, turns: Sequence[Turn]) -> list[tuple[int, Message]]:
+        """Return the messages that turns make, each with the place of its first turn."""
+        given: list[tuple[int, Message]] = []
+        for place, turn in enumerate(turns):
             if not (turn.text or turn.images or turn.has_images):
                 continue
             message = self._message(turn)
-            if given and given[-1].role == message.role:  # what came between was never written; templates alternate
-                text = f"{given[-1].content}\n\n{message.content}"
-                message = Message(message.role, text, given.pop().images + message.images)
-            given.append(message)
+            if given and given[-1][1].role == message.role:  # what came between was never written; templates alternate
+                place, before = given.pop()
+                text = f"{before.content}\n\n{message.content}"
+                message = Message(message.role, text, before.images + message.images)
+            given.append((place, message))
         return given
 
     def _message(self, turn: Turn) -> Message:
@@ -202,7 +214,7 @@ class Conversation:
                 return None
             self.settle()
             generation = start(self.messages())
-            last.said, last.thought = last.text, last.reasoning
+            last.settle()
             self._before, self._written = self.turns, ""
             self._begin(last, generation)
             return generation
@@ -259,7 +271,7 @@ class Conversation:
             turn.about |= told(generation.result) | {
                 "lost": turn.lost
             }  # else nothing was added to what was cut off before
-        turn.said, turn.thought, turn.generation = turn.text, turn.reasoning, None
+        turn.settle()
         self._unsettled.remove(turn)
         try:
             self.history.finish(turn.record())
@@ -300,9 +312,9 @@ class Conversation:
             lost: nobody wanted that, the connection to the page was lost.
         """
         self._asked = ("", 0.0)
-        if self.running is not None:
+        if (running := self.running) is not None:  # once: it may end at any moment
             self.turns[-1].lost = lost
-            self.running.stop()
+            running.stop()
 
     # Versions and branches
 
@@ -381,7 +393,7 @@ class Conversation:
     def rename(self, title: str) -> None:
         """Give the chat a title; an empty one is its first words again."""
         first = self.turns[0].text if self.turns else ""
-        self._record.title = title.strip()[:200] or title_of(first)
+        self._record.title = clean_text(title).strip()[:200] or title_of(first)
         self._save(title=self._record.title)
 
     def pin(self, pinned: bool) -> None:

@@ -18,10 +18,17 @@ from llamaforge import (
 )
 
 from .conversation import AnswerRunning
-from .visits import SessionEnded
+from .visits import ChatGone, SessionEnded
 
 ENDINGS = {"stop": "finished", "cancelled": "stopped", "error": "ended by an error", "interrupted": "interrupted"}
-FOR_GUESTS = (AnswerRunning, Busy, EmptyPrompt, GuestLimit, SessionEnded)  # their texts name nothing of the owner's
+FOR_GUESTS = (
+    AnswerRunning,
+    Busy,
+    EmptyPrompt,
+    GuestLimit,
+    SessionEnded,
+    ChatGone,
+)  # their texts name nothing of the owner's
 NOT_AVAILABLE = "The model is not available right now. Please try again later."
 TOO_LONG = "This chat is too long for the model. Start a new chat, or shorten the message."
 

@@ -19,6 +19,7 @@ from .history_file import STEPS, HistoryError, open_file
 
 UNDO_SECONDS = 3600.0  # a deleted chat can be brought back for so long
 TAB_SECONDS = 30 * 24 * 3600.0
+JOURNALED = "FROM journal j JOIN messages m ON m.id = j.message WHERE m.chat = ?"
 MARK_BEGIN, MARK_END = "\x02", "\x03"  # around what was found in a snippet
 
 
@@ -76,6 +77,7 @@ class History:
     def __init__(self, path: Path | None = None, steps: Sequence[str] = STEPS) -> None:
         self._lock = threading.RLock()
         self._connection = open_file(path, steps)
+        self._connection.create_function("casefold", 1, str.casefold, deterministic=True)  # SQLite knows ASCII alone
         self._purge()
 
     def close(self) -> None:
@@ -122,39 +124,39 @@ class History:
         )
         return [_found(row) for row in rows]
 
+    def is_deleted(self, chat: str) -> bool:
+        """Tell whether a chat was deleted and may still be brought back."""
+        return bool(self._read("SELECT 1 FROM chats WHERE id = ? AND deleted IS NOT NULL", chat))
+
     def search(self, visitor: str, text: str, most: int = 100) -> list[Found]:
         """Return the chats in which every word of a text stands, in their title or in one message."""
         words = text.split()
         if not words:
             return self.chats(visitor, most)
-        conditions = " AND ".join("m.text LIKE ? ESCAPE '!'" for _ in words)
-        matches, source, snippet = [], "messages m", "''"
-        if long := [word for word in words if len(word) >= 3]:  # the index knows three letters at least
-            matches = [" ".join('"' + word.replace('"', '""') + '"' for word in long)]
-            source = "words JOIN messages m ON m.id = words.rowid"
-            snippet = f"snippet(words, 0, '{MARK_BEGIN}', '{MARK_END}', '…', 40)"
-            conditions = f"words MATCH ? AND {conditions}"
-        likes = [_like(word) for word in words]
-        titles = " AND ".join("title LIKE ? ESCAPE '!'" for _ in words)
+        titles = " AND ".join("instr(casefold(c.title), ?)" for _ in words)
+        places, values = _places_of(words)
         rows = self._read(
-            f"SELECT id, title, pinned, changed, '' AS snippet FROM chats"
-            f" WHERE visitor = ? AND deleted IS NULL AND {titles}"
-            f" UNION ALL SELECT c.id, c.title, c.pinned, c.changed, {snippet} AS snippet FROM {source}"
-            f" JOIN chats c ON c.id = m.chat WHERE {conditions} AND c.visitor = ? AND c.deleted IS NULL"
-            " ORDER BY pinned DESC, changed DESC, snippet DESC LIMIT 1000",
-            *(visitor, *likes, *matches, *likes, visitor),
+            f"SELECT c.id, c.title, c.pinned, c.changed, p.place FROM chats c"
+            f" LEFT JOIN ({places}) p ON p.chat = c.id"
+            f" WHERE c.visitor = ? AND c.deleted IS NULL AND (p.place IS NOT NULL OR ({titles}))"
+            " ORDER BY c.pinned DESC, c.changed DESC LIMIT ?",
+            *(*values, visitor, *(word.casefold() for word in words), most),
         )
-        found: dict[str, Found] = {}
-        for row in rows:
-            found.setdefault(row["id"], _found(row, row["snippet"]))
-        return list(found.values())[:most]
+        match = _match(words)
+        return [_found(row, self._snippet(match, row["place"])) for row in rows]
+
+    def _snippet(self, match: str, place: int | None) -> str:
+        """Return what stands around the words that were found in a message."""
+        if not match or place is None:
+            return ""
+        sql = f"SELECT snippet(words, 0, '{MARK_BEGIN}', '{MARK_END}', '…', 40) AS text FROM words"
+        rows = self._read(f"{sql} WHERE words MATCH ? AND rowid = ?", match, place)
+        return str(rows[0]["text"]) if rows else ""
 
     def change_chat(self, chat: str, **values: Any) -> None:
-        """Change columns of a chat: title, system_prompt, settings, pinned or leaf; the last also dates it."""
+        """Change columns of a chat: title, system_prompt, settings, pinned or leaf."""
         if "settings" in values:
             values["settings"] = json.dumps(values["settings"])
-        if "leaf" in values:
-            values["changed"] = time.time()
         names = ", ".join(f"{name} = ?" for name in values)
         with self._writing() as connection:
             connection.execute(f"UPDATE chats SET {names} WHERE id = ?", (*values.values(), chat))
@@ -259,20 +261,16 @@ class History:
             connection.execute("INSERT INTO journal VALUES (?, ?, ?)", (message, text, reasoning))
 
     def _fold(self, chat: str) -> None:
-        """Put what was journaled of a chat's messages into them."""
-        rows = self._read(
-            "SELECT j.message, j.text, j.reasoning FROM journal j JOIN messages m ON m.id = j.message"
-            " WHERE m.chat = ? ORDER BY j.rowid",
-            chat,
-        )
-        texts: dict[int, tuple[list[str], list[str]]] = {}
-        for row in rows:
-            text, reasoning = texts.setdefault(row["message"], ([], []))
-            text.append(row["text"])
-            reasoning.append(row["reasoning"])
-        if not texts:
+        """Put what was journaled of a chat's messages into them; at once: an answer may be written meanwhile."""
+        if not self._read(f"SELECT 1 {JOURNALED} LIMIT 1", chat):
             return
         with self._writing() as connection:
+            texts: dict[int, tuple[list[str], list[str]]] = {}
+            sql = f"SELECT j.message, j.text, j.reasoning {JOURNALED} ORDER BY j.rowid"
+            for row in connection.execute(sql, (chat,)):
+                text, reasoning = texts.setdefault(row["message"], ([], []))
+                text.append(row["text"])
+                reasoning.append(row["reasoning"])
             for message, (text, reasoning) in texts.items():
                 connection.execute(
                     "UPDATE messages SET text = text || ?, reasoning = reasoning || ? WHERE id = ?",
@@ -360,6 +358,18 @@ def _found(row: sqlite3.Row, snippet: str = "") -> Found:
     return Found(row["id"], row["title"], bool(row["pinned"]), row["changed"], snippet)
 
 
-def _like(word: str) -> str:
-    escaped = word.replace("!", "!!").replace("%", "!%").replace("_", "!_")
-    return f"%{escaped}%"
+def _match(words: Sequence[str]) -> str:
+    """Return the words as the index is asked for them; it knows three letters at least."""
+    return " ".join('"' + word.replace('"', '""') + '"' for word in words if len(word) >= 3)
+
+
+def _places_of(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Return a query for the first message of each chat in which all words stand, and its values."""
+    short = [word.casefold() for word in words if len(word) < 3]
+    conditions = ["instr(casefold(m.text), ?)" for _ in short]
+    source, values = "messages m", short
+    if match := _match(words):
+        source, values = "words JOIN messages m ON m.id = words.rowid", [match, *short]
+        conditions.insert(0, "words MATCH ?")
+    where = " AND ".join(conditions)
+    return f"SELECT m.chat, min(m.id) AS place FROM {source} WHERE {where} GROUP BY m.chat", values

@@ -51,6 +51,8 @@ def build_sidebar(page: Page) -> SidebarParts:
             info="Enter keeps it.",
         )
         chats = gr.HTML(elem_id="history-list")
+        # All that guests write is temporary.
+        temporary.visible = page.for_owner
         if not page.for_owner:
             gr.HTML('<p class="lf-small">Your chats are gone an hour after you close this page.</p>')
     return SidebarParts(new, temporary, search, notice, title, chats)
@@ -92,7 +94,7 @@ def undo_notice(title: str, chat: str) -> str:
 def _item(chat: Found, *, current: bool) -> str:
     title = html.escape(chat.title or "New chat")
     state = ' aria-current="page"' if current else ""
-    pin = '<span aria-label="pinned">📌</span> ' if chat.pinned else ""
+    pin = '<span class="lf-pin" role="img" aria-label="pinned"></span>' if chat.pinned else ""
     open_it = f'<button type="button" data-act="open" data-chat="{chat.id}"{state}>{pin}{title}</button>'
     snippet = f'<div class="lf-snippet">{_marked(chat.snippet)}</div>' if chat.snippet else ""
     acts = ""

@@ -19,8 +19,10 @@ from .history import ChatRecord, History, Record, new_id
 from .pictures import clean_picture, thumbnail
 
 FORMAT = 1
-LARGEST_FILE = 6 * 2**20  # characters; the gate lets the owner send 8 MB
+LARGEST_FILE = 5 * 2**20  # characters; the gate lets the owner send 8 MB
 MOST_CHATS = 1_000
+MOST_PICTURES = 64  # in one file
+FOR_ALL = ("model", "finish_reason", "edited", "thumbnails")  # what a guest may know of an answer
 MOST_MESSAGES = 20_000
 READABLE = (
     "a file that LlamaForge exported, a list of messages as OpenAI has it ([{“role”: …, “content”: …}]), or "
@@ -103,17 +105,21 @@ def as_markdown(conversation: Conversation) -> str:
     return title + "\n\n".join(f"**{who}**\n\n{text}" for who, text in said if text) + "\n"
 
 
-def as_json(conversations: Sequence[Conversation]) -> str:
-    """Return chats with all of their versions and settings, to be read in again."""
-    return json.dumps({"llamaforge": FORMAT, "chats": [_saved(one) for one in conversations]}, indent=1)
+def as_json(conversations: Sequence[Conversation], role: str = "owner") -> str:
+    """Return chats with all of their versions, to be read in again; for the owner with their settings too.
+
+    A guest is told neither the owner's words to the model nor how it is set, nor what an engine said of an error.
+    """
+    chats = [_saved(one, for_owner=role == "owner") for one in conversations]
+    return json.dumps({"llamaforge": FORMAT, "chats": chats}, ensure_ascii=False)
 
 
-def _saved(conversation: Conversation) -> dict[str, Any]:
+def _saved(conversation: Conversation, *, for_owner: bool) -> dict[str, Any]:
     records = conversation.history.messages(conversation.id) if conversation.is_kept else []
     with_images = conversation.history.with_images(conversation.id)
     return {
         "title": conversation.title,
-        "system_prompt": conversation.system_prompt,
+        "system_prompt": conversation.system_prompt if for_owner else "",
         "leaf": conversation.leaf,
         "messages": [
             {
@@ -122,7 +128,7 @@ def _saved(conversation: Conversation) -> dict[str, Any]:
                 "role": record.role,
                 "text": record.text,
                 "reasoning": record.reasoning,
-                "about": record.about,
+                "about": {name: value for name, value in record.about.items() if for_owner or name in FOR_ALL},
                 "created": record.created,
                 "images": _pictures(conversation.history, record.id) if record.id in with_images else [],
             }
@@ -153,12 +159,14 @@ def read_chats(text: str) -> list[Imported]:
     if len(text) > LARGEST_FILE:
         raise CannotImport(f"This file is too large: at most {LARGEST_FILE // 2**20} MB of text can be read in.")
     try:
-        found = _chats_in(from_json(text))
+        found = _chats_in(from_json(text, allow_inf_nan=False))
     except ValidationError as invalid:
         where = ".".join(map(str, invalid.errors()[0]["loc"]))
         raise CannotImport(f"This file cannot be read: {where} is not as expected. Known is {READABLE}.") from invalid
     except (ValueError, RecursionError) as error:
         raise CannotImport(f"This is no JSON file. Known is {READABLE}.") from error
+    if sum(len(record.images) for one in found for record in one.messages) > MOST_PICTURES:
+        raise CannotImport(f"At most {MOST_PICTURES} pictures can be read in at once. Read the chats in one by one.")
     if len(found) > MOST_CHATS:
         raise CannotImport(f"This file has {len(found):,} chats; at most {MOST_CHATS:,} can be read in at once.")
     if not any(one.messages for one in found):
@@ -228,13 +236,18 @@ def _about(role: str, about: dict[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = {"settings": settings if isinstance(settings, dict) else {}}
     kept["model"] = str(about.get("model") or "")[:200]
     numbers = ("seconds", "time_to_first_token", "tokens_per_second")
-    kept |= {name: about[name] for name in numbers if isinstance(about.get(name), (int, float))}
-    if isinstance(usage, dict) and all(isinstance(count, int) for count in usage.values()):
+    kept |= {name: about[name] for name in numbers if _is_amount(about.get(name))}
+    if isinstance(usage, dict) and all(_is_amount(count) and isinstance(count, int) for count in usage.values()):
         names = ("prompt_tokens", "completion_tokens", "cached_tokens")
         kept["usage"] = {name: usage.get(name, 0) for name in names}
     ending = about.get("finish_reason")
     kept["finish_reason"] = ending if ending in ("stop", "length", "cancelled", "error", "interrupted") else "stop"
     return kept if role == "assistant" else {}
+
+
+def _is_amount(value: Any) -> bool:
+    """Tell whether a value is a number that can be measured."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 10**9
 
 
 def _imported(title: str, system_prompt: str, records: list[Record], leaf: int | None) -> Imported:

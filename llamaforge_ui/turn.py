@@ -33,11 +33,18 @@ class Turn:
 
     @property
     def text(self) -> str:
-        return self.said + self.generation.text if self.generation is not None else self.said
+        said, generation = self.said, self.generation  # in this order: settle() takes the generation away first
+        return said + generation.text if generation is not None else self.said
 
     @property
     def reasoning(self) -> str:
-        return self.thought + self.generation.reasoning if self.generation is not None else self.thought
+        thought, generation = self.thought, self.generation
+        return thought + generation.reasoning if generation is not None else self.thought
+
+    def settle(self) -> None:
+        """Take over what the generation has written; a reader in another thread never sees it twice."""
+        said, thought = self.text, self.reasoning
+        self.generation, (self.said, self.thought) = None, (said, thought)
 
     @property
     def model(self) -> str:
@@ -46,14 +53,15 @@ class Turn:
     @property
     def result(self) -> Result | None:
         """How the answer went; None while it is written, and for what a person wrote."""
-        if self.generation is not None:
-            return self.generation.result
+        if (generation := self.generation) is not None:
+            return generation.result
         return _result(self.about) if self.role == "assistant" and "finish_reason" in self.about else None
 
     @property
     def unfinished(self) -> bool:
         """Whether this is an answer that was cut off, and has words to go on from."""
-        idle = self.generation is None or self.generation.stopping
+        generation = self.generation
+        idle = generation is None or generation.stopping
         ended = self.about.get("finish_reason", "interrupted")
         return self.role == "assistant" and idle and bool(self.text) and ended in UNFINISHED
 

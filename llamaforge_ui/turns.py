@@ -35,7 +35,7 @@ def shown_messages(
     shown: list[Shown] = []
     for index, turn in turns[-most:]:
         if index == edge:
-            shown.append(Shown(_own("assistant", _edge_line(edge)), index, editable=False))
+            shown.append(Shown(_own("assistant", _edge_line()), index, editable=False))
         shown += _shown(conversation, index, turn, role)
     return shown
 
@@ -137,12 +137,9 @@ def _button(act: str, text: str, turn: Turn, *, step: int = 0, label: str = "", 
 def _edge(conversation: Conversation) -> int | None:
     """Return the index of the first turn that the model was given, where the last answer was not given all."""
     last = next((turn for turn in reversed(conversation.turns) if turn.role == "assistant" and turn.result), None)
-    dropped = last.result.dropped if last is not None and last.result is not None else 0
-    return dropped if 0 < dropped < len(conversation.turns) else None
+    return conversation.first_given(last.result.dropped) if last is not None and last.result is not None else None
 
 
-def _edge_line(dropped: int) -> str:
-    text = "The context begins here: the model no longer sees the message above."
-    if dropped > 1:
-        text = f"The context begins here: the model no longer sees the {dropped:,} messages above."
+def _edge_line() -> str:
+    text = "The context begins here: the model no longer sees what is above."
     return f'<div class="lf-edge" role="separator">{text}</div>'

@@ -8,9 +8,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from llamaforge import LlamaForgeError
+from llamaforge import LlamaForgeError, clean_text
 
 from .conversation import Conversation
 from .history import Found, History
@@ -22,6 +22,7 @@ KEPT_SECONDS = 3600.0  # for a reload, or a tab that comes back
 SHORTEST_KEY = 32
 SETTLE_SECONDS = 1.0
 VISITS_A_CHAT = 5
+CHATS_A_VISITOR = 20  # who vanishes
 MOST_EXPORTED = 10_000
 
 
@@ -29,25 +30,22 @@ class SessionEnded(LlamaForgeError):
     """The chat that a tab shows is gone; what is typed there is not."""
 
 
+class ChatGone(LlamaForgeError):
+    """A chat, or a message of it, is not there any more."""
+
+
 @dataclass(slots=True)
 class Visit:
-    """One open browser tab: whose it is, and which chat it shows."""
+    """One open browser tab: whose it is, and what it shows."""
 
     visitor: str
     key: str  # that only this tab knows, also after a reload
     arrived: bool = False  # whether a page has been opened for it
     chat: str = ""
+    system_prompt: str = ""  # as its box was drawn: what differs from it, a person has typed here
     turns: int = SHOWN_TURNS  # how many of the chat's last turns it shows
     listed: int = LISTED  # how many chats its list shows
     search: str = ""  # what the list is searched for
-
-
-@dataclass(slots=True)
-class Visitor:
-    """Somebody whose chats vanish with them."""
-
-    sessions: set[str] = field(default_factory=set)
-    left_at: float = 0.0
 
 
 class Conversations:
@@ -67,8 +65,11 @@ class Conversations:
         self.temporary = History() if owner else self.history
         self.owner = owner
         self._most = most
-        self._visits: dict[str, Visit] = {}
-        self._visitors: dict[str, Visitor] = {}
+        self._visits: OrderedDict[str, Visit] = (
+            OrderedDict()
+        )  # of each session, the one that did nothing longest first
+        self._here: dict[str, int] = {}  # how many sessions each visitor who vanishes has
+        self._left: OrderedDict[str, float] = OrderedDict()  # when such a visitor left, the first one first
         self._open: OrderedDict[str, Conversation] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -77,6 +78,7 @@ class Conversations:
     def attach(self, session: str, key: str) -> Conversation:
         """Give a browser tab the chat that it had before a reload, by the key that only that tab knows."""
         with self._lock:
+            self._forget(session)
             key = key if len(key) >= SHORTEST_KEY else secrets.token_hex(16)
             visitor = self.owner or key
             known = self.history.chat_of_tab(key)
@@ -92,13 +94,14 @@ class Conversations:
         """Return the chat that a session shows; a new, temporary one for a session without a page."""
         with self._lock:
             visit = self._visits.get(session)
-            if visit is not None and visit.chat in self._open:
+            if visit is None:
+                visitor = self.owner or secrets.token_hex(16)
+                visit = Visit(visitor, secrets.token_hex(16))
+                return self._show(session, visit, Conversation(self.temporary, visitor))
+            self._visits.move_to_end(session)
+            if visit.chat in self._open:
                 return self._use(self._open[visit.chat])
-            if visit is not None:  # nobody used it for an hour
-                return self._show(session, visit, self._find(visit.visitor, visit.chat) or self._new(visit.visitor))
-            visitor = self.owner or secrets.token_hex(16)
-            visit = Visit(visitor, secrets.token_hex(16))
-            return self._show(session, visit, Conversation(self.temporary, visitor))
+            return self._show(session, visit, self._find(visit.visitor, visit.chat) or self._new(visit.visitor))
 
     def shown(self, session: str, key: str, chat: str) -> Conversation:
         """Return the chat that a tab shows, also where this program was started anew since the tab was opened.
@@ -108,36 +111,47 @@ class Conversations:
         """
         with self._lock:
             visit = self._visits.get(session)
-            if visit is None or visit.key != key:
-                conversation = self.attach(session, key)
-                visit = self._visits[session]
-            else:
-                conversation = self.of(session)
+            another = visit is not None and len(key) >= SHORTEST_KEY and visit.key != key
+            conversation = self.attach(session, key) if visit is None or another else self.of(session)
             if not chat or conversation.id == chat:
                 return conversation
+            visit = self._visits[session]
             found = self._find(visit.visitor, chat)
             if found is not None:
                 return self._show(session, visit, found)
             if not self.owner:
                 raise SessionEnded("Your session ended. Your text is still in the box; press Send again.")
-            return conversation
+            if self.history.is_deleted(chat):
+                raise SessionEnded("This chat was deleted in another window. Press Send for a new one with your text.")
+            return conversation  # it was never used before the program was started anew
 
     def leave(self, session: str) -> None:
         """A tab was closed: stop its answer unless another tab shows it; the text stays for a reload."""
         with self._lock:
-            visit = self._visits.pop(session, None)
-            conversation = self._open.get(visit.chat) if visit else None
-            if visit is not None and (visitor := self._visitors.get(visit.visitor)):
-                visitor.sessions.discard(session)
-                visitor.left_at = time.monotonic()
+            conversation = self._forget(session)
         if conversation is None:
             return
-        self._part(session, conversation, lost=True)
-        if not conversation.sessions and conversation.turns and conversation.turns[-1].generation is not None:
-            conversation.turns[-1].generation.wait(SETTLE_SECONDS)
+        generation = conversation.turns[-1].generation if conversation.turns else None
+        if not conversation.sessions and generation is not None:
+            generation.wait(SETTLE_SECONDS)
         conversation.settle()
         with suppress(HistoryError):  # a full disk; what was said is kept as it was said
             conversation.save_settings()
+
+    def _forget(self, session: str) -> Conversation | None:
+        """Let go of a visit and return the chat that it showed."""
+        visit = self._visits.pop(session, None)
+        if visit is None:
+            return None
+        if not self.owner:
+            self._here[visit.visitor] -= 1
+            if not self._here[visit.visitor]:
+                del self._here[visit.visitor]
+                self._left[visit.visitor] = time.monotonic()
+        conversation = self._open.get(visit.chat)
+        if conversation is not None:
+            self._part(session, conversation, lost=True)
+        return conversation
 
     def key_of(self, session: str) -> str:
         """Return what names a session's visitor, also after a reload of its tab."""
@@ -189,7 +203,7 @@ class Conversations:
 
     def listed(self, visit: Visit) -> list[Found]:
         """Return the visitor's chats, where the list is searched those that were found; one more than are shown."""
-        return self.history.search(visit.visitor, visit.search, visit.listed + 1)
+        return self.history.search(visit.visitor, clean_text(visit.search), visit.listed + 1)
 
     def delete(self, session: str, chat: str) -> bool:
         """Delete one of the visitor's chats, which can be restored for a while; its answer is stopped."""
@@ -243,16 +257,21 @@ class Conversations:
         before = self._open.get(visit.chat)
         if before is not None and before is not conversation:
             self._part(session, before)
+            if not before.sessions and not before.is_kept:
+                del self._open[before.id]  # nothing was ever said in it
+        if visit.chat != conversation.id:
             visit.turns = SHOWN_TURNS
-        visit.chat = conversation.id
+        visit.chat, visit.system_prompt = conversation.id, conversation.system_prompt
+        if session not in self._visits and not self.owner:
+            self._here[visit.visitor] = self._here.get(visit.visitor, 0) + 1
+            self._left.pop(visit.visitor, None)
         self._visits[session] = visit
-        with suppress(HistoryError):  # a full disk; such a tab begins with a new chat when it is loaded again
-            self.history.remember_tab(visit.key, conversation.id)
-        visitor = self._visitors.setdefault(visit.visitor, Visitor())
-        visitor.sessions.add(session)
+        if visit.arrived:
+            with suppress(HistoryError):  # a full disk; such a tab begins with a new chat when it is loaded again
+                self.history.remember_tab(visit.key, conversation.id)
         conversation.sessions.add(session)
         self._open[conversation.id] = conversation
-        self._drop_idle()
+        self._drop_idle(visit.visitor)
         return self._use(conversation)
 
     def _use(self, conversation: Conversation) -> Conversation:
@@ -266,7 +285,7 @@ class Conversations:
             conversation.left_at = time.monotonic()
             conversation.stop(lost=lost)
 
-    def _drop_idle(self) -> None:
+    def _drop_idle(self, visitor: str) -> None:
         """Let go of chats that nobody looks at: kept ones from memory, those of visitors who left for good."""
         long_ago = time.monotonic() - KEPT_SECONDS
         for conversation in list(self._open.values()):
@@ -274,21 +293,29 @@ class Conversations:
                 self._let_go(conversation)
         if self.owner:
             return
-        for name, visitor in list(self._visitors.items()):
-            if not visitor.sessions and visitor.left_at < long_ago:
-                del self._visitors[name]
-                self.history.erase_visitor(name)
+        while self._left and next(iter(self._left.values())) < long_ago:
+            self.history.erase_visitor(self._left.popitem(last=False)[0])
+        for chat in self.history.chats(visitor, 10 * CHATS_A_VISITOR)[CHATS_A_VISITOR:]:
+            if chat.id not in self._open or not self._open[chat.id].sessions:
+                self._erase(chat.id)
         self._drop_beyond(self._most())
-        for session in list(self._visits)[: -VISITS_A_CHAT * self._most()]:
-            self.leave(session)  # programs may come and never say that they go
 
     def _drop_beyond(self, most: int) -> None:
-        idle = [chat for chat, known in self._open.items() if known.running is None]
-        for chat in idle[: max(0, len(self._open) - most)]:
-            self._let_go(self._open[chat])
+        """Drop what is too much: first chats that no tab shows, and visits of programs that never say that they go."""
+        idle = [known for known in self._open.values() if known.running is None]
+        for conversation in sorted(idle, key=lambda known: bool(known.sessions))[: max(0, len(self._open) - most)]:
+            self._let_go(conversation)
         for chat in self.history.beyond(most):
             if chat not in self._open:
                 self.history.erase(chat)
+        surplus = len(self._visits) - VISITS_A_CHAT * most
+        for session, visit in list(self._visits.items())[: max(0, surplus)]:
+            if visit.chat not in self._open or self._open[visit.chat].running is None:
+                self._forget(session)
+
+    def _erase(self, chat: str) -> None:
+        self._open.pop(chat, None)
+        self.history.erase(chat)
 
     def _let_go(self, conversation: Conversation) -> None:
         conversation.settle()

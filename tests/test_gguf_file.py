@@ -30,6 +30,7 @@ from tiny_gguf import (
 )
 
 from llamaforge import gguf_file
+from llamaforge.backends.llama_cpp_native import without_amx
 from llamaforge.errors import ModelFileError
 from llamaforge.gguf_file import GGUFHeader, read_header, require_chat_model
 
@@ -104,7 +105,9 @@ def variants(good: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 @pytest.fixture
-def load(tmp_path: Path) -> Iterator[Any]:
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    usual = llama_cpp.llama_cpp.llama_model_default_params
+    monkeypatch.setattr(llama_cpp.llama_cpp, "llama_model_default_params", lambda: without_amx(usual()))
     engines: list[llama_cpp.Llama] = []
 
     def write_and_load(answer: str | bytes = DEFAULT_ANSWER, **options: Any) -> llama_cpp.Llama:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import llama_cpp
 import pytest
 from scripted import claim_version, run_python
@@ -393,3 +394,9 @@ def test_a_llama_cpp_python_that_is_too_old_is_told_with_the_install_line(
     monkeypatch.syspath_prepend(tmp_path / "site")
     with pytest.raises(BackendMissing, match=r"0\.2\.90 is too old. Update it: pip install"):
         forge(model=tiny_gguf).load_model("model")
+
+
+@pytest.mark.parametrize("kind", ["MOSTLY_Q8_0", "MOSTLY_Q4_0"])
+def test_a_quantised_model_answers_whatever_the_processor_has(load: Any, tmp_path: Path, kind: str) -> None:
+    path = write(tmp_path / "small.gguf", file_type=gguf.LlamaFileType[kind])
+    assert load(path).generate("Hello") == DEFAULT_ANSWER

@@ -42,6 +42,19 @@ def import_llama_cpp() -> Any:
     return llama_cpp
 
 
+def without_amx(params: Any) -> Any:
+    """Keep llama_model_params from weights packed for Intel's AMX.
+
+    On virtual machines whose processor has AMX, its code ends the process with a general protection fault at the first
+    prompt of a quantised model (seen with llama-cpp-python 0.3.36 on Linux 6.18); plain AVX-512 does the same work.
+    """
+    import llama_cpp
+
+    if b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info():
+        params.use_extra_bufts = False
+    return params
+
+
 def llama_class(on_progress: Callable[[float], bool]) -> type[Llama]:
     """Return llama-cpp-python's class without its chat templates: it would compile them, and fail at a wrong one.
 
@@ -60,7 +73,7 @@ def llama_class(on_progress: Callable[[float], bool]) -> type[Llama]:
         def model_params(self, params: Any) -> None:
             self._on_progress = llama_cpp.llama_cpp.llama_progress_callback(lambda share, _data: on_progress(share))
             params.progress_callback = self._on_progress
-            self._model_params = params
+            self._model_params = without_amx(params)
 
         @property
         def metadata(self) -> dict[str, str]:

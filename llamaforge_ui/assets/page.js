@@ -33,6 +33,12 @@ window.llamaforge = {
 
   // Hands an act to the server: turns.py and sidebar.py write the buttons, chat_acts.py knows what they do.
   act: "{}",
+  file: "",
+  takeFile() {
+    const text = window.llamaforge.file;
+    window.llamaforge.file = "";
+    return text;
+  },
   ask(act) {
     window.llamaforge.act = JSON.stringify(act);
     document.getElementById(/^(json|markdown)/.test(act.act) ? "export" : "act").click();
@@ -49,6 +55,18 @@ window.llamaforge = {
       document.body.append(field);
       field.click();
     });
+  },
+
+  // Says a sentence above the message box, without the server.
+  say(text) {
+    const line = document.createElement("p");
+    line.textContent = text;
+    const box = document.createElement("div");
+    box.className = "lf-problem";
+    box.setAttribute("role", "alert");
+    box.append(line);
+    const place = document.querySelector("#chat-notice .prose") ?? document.getElementById("chat-notice");
+    place?.replaceChildren(box);
   },
 
   // Puts text files into the message box, where they are seen, and pictures beside it. Nothing is uploaded before Send.
@@ -108,6 +126,9 @@ window.llamaforge = {
     look();
   });
 
+  document.addEventListener("input", ({ target }) => {
+    if (target.matches?.("#chat-input textarea")) window.llamaforge.keepDraft(target.value);
+  });
   chatLog.then(() => {
     const box = document.querySelector("#chat-input textarea");
     if (!box || box.value || !window.llamaforge.draft()) return;
@@ -138,7 +159,8 @@ window.llamaforge = {
     if (act.act === "import") {
       const [file] = await window.llamaforge.choose(".json,application/json", false);
       if (!file) return;
-      act.text = file.size > 7_000_000 ? "" : await file.text();
+      if (file.size > 5_000_000) return window.llamaforge.say("This file is too large: at most 5 MB. Export chats one by one.");
+      window.llamaforge.file = await file.text();
     }
     if (act.act === "open" && !roomy() && historyOpen()) historyToggle().click();
     window.llamaforge.ask(act);

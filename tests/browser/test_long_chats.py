@@ -91,7 +91,9 @@ def test_the_meter_counts_the_system_prompt(page: Page, app: App) -> None:
     load(page, app, "tiny")
     expect(meter(page)).to_contain_text("of 512 tokens")
     empty = metered(page)
-    open_system_prompt(page).press_sequentially("You are a helpful test model.")
+    field = open_system_prompt(page)
+    field.press_sequentially("You are a helpful test model.")
+    field.blur()
     page.wait_for_function("(n) => parseInt(document.querySelector('#context-meter').innerText) > n + 5", arg=empty)
 
 
@@ -111,7 +113,7 @@ def test_at_the_edge_the_oldest_turns_go_where_that_is_chosen_and_a_line_shows_i
     send(page, "One more")
     expect(figures(page).last).to_contain_text("finished")
     line = page.locator("#chat-turns .lf-edge")
-    expect(line).to_contain_text("The context begins here: the model no longer sees the")
+    expect(line).to_contain_text("The context begins here: the model no longer sees what is above.")
     assert prompt_tokens(page) < 512
     page.reload()
     expect(line).to_be_visible()

@@ -161,7 +161,7 @@ def test_a_guest_sees_the_chat_and_nothing_of_the_owners(page: Page) -> None:
         expect(page.locator(part)).to_have_count(0)
     assert page.get_by_role("button").all_inner_texts() == [
         "",  # shows and hides the chats
-        *("New chat", "Temporary chat"),
+        "New chat",
         *("Send", "Attach", "Regenerate", "Undo", "New chat"),
     ]
 
