@@ -486,3 +486,14 @@ def test_a_chat_is_renamed(fast: Start, given: str, title: str) -> None:
     answered(conversation.ask("Hello", fast))
     conversation.rename(given)
     assert again(conversation).title == title
+
+
+def test_what_is_set_in_a_chat_that_was_opened_again_is_kept(fast: Start) -> None:
+    conversation = Conversation()
+    answered(conversation.ask("Hello", fast))
+    conversation.parameters["echo"] = {"max_tokens": 5}
+    conversation.save_settings()
+    found = again(conversation)
+    found.parameters["echo"]["max_tokens"] = 6
+    found.save_settings()
+    assert again(found).parameters == {"echo": {"max_tokens": 6}}

@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -275,3 +276,37 @@ def test_a_transaction_that_fails_leaves_nothing_half(history: History) -> None:
     with pytest.raises(HistoryError):
         history.add_messages(chat, [unfit, broken])
     assert texts(history, chat) == ["Hello"]
+
+
+def test_reading_while_an_answer_is_written_neither_doubles_nor_loses_a_word(history: History) -> None:
+    chat = add(history, "ada", "Count", "")
+    answer = history.messages(chat)[1]
+    ended = threading.Event()
+
+    def read() -> None:
+        while not ended.is_set():
+            history.messages(chat)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    words = [f"{number} " for number in range(500)]
+    for word in words:
+        history.journal(answer.id, word, "")
+    ended.set()
+    reader.join()
+    assert texts(history, chat)[1] == "".join(words)
+    answer.text = "".join(words)
+    history.finish(answer)
+    assert texts(history, chat)[1] == "".join(words)
+
+
+@pytest.mark.parametrize("wanted", ["привет", "ÜBER", "яб"])
+def test_large_and_small_letters_of_every_script_are_the_same(history: History, wanted: str) -> None:
+    chat = add(history, "ada", "Привет, яблоко", title="Über alles")
+    assert [found.id for found in history.search("ada", wanted)] == [chat]
+
+
+def test_a_long_chat_hides_no_other_from_a_search(history: History) -> None:
+    short = add(history, "ada", "llama", title="short")
+    add(history, "ada", *["llama"] * 1500, title="long")
+    assert short in [found.id for found in history.search("ada", "llama")]

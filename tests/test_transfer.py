@@ -171,3 +171,27 @@ def test_any_json_is_read_or_refused(value: Any) -> None:
 def test_a_file_has_a_name_that_every_system_takes(title: str, name: str) -> None:
     assert file_name(title, "md").startswith(f"{name}-2")
     assert file_name(title, "md").endswith(".md")
+
+
+def test_a_guest_takes_away_what_was_said_and_nothing_of_the_owners(tmp_path: Path) -> None:
+    conversation = a_chat(tmp_path)
+    conversation.system_prompt = "The owner's words"
+    conversation.turns[-1].about |= {"settings": {"seed": 4711}, "error": "/a/path of the owner's"}
+    conversation.history.finish(conversation.turns[-1].record())
+    mine, guests = as_json([conversation]), as_json([conversation], "guest")
+    for secret in ("The owner's words", "4711", "/a/path"):
+        assert secret in mine and secret not in guests
+    (after,) = added(guests)
+    assert said(after) == said(conversation)
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1", "true", '"x"', "[1]"])
+def test_what_is_no_amount_is_not_taken_for_one(number: str) -> None:
+    about = f'{{"time_to_first_token": {number}, "usage": {{"prompt_tokens": {number}}}, "finish_reason": "stop"}}'
+    message = f'{{"id": 1, "role": "assistant", "text": "Hi", "about": {about}}}'
+    try:
+        (chat,) = added(f'{{"llamaforge": 1, "chats": [{{"messages": [{message}]}}]}}')
+    except CannotImport:
+        return  # no JSON at all
+    result = chat.turns[0].result
+    assert result is not None and result.time_to_first_token is None and result.usage is None

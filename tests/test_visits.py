@@ -223,3 +223,51 @@ def test_the_end_of_the_program_keeps_what_is_being_written(tmp_path: Path, slow
     kept_text = history.messages(conversation.id)[1].text
     assert kept_text and kept_text == generation.text
     history.close()
+
+
+# Strangers in numbers
+
+
+def test_one_guest_who_begins_chat_after_chat_takes_nothing_from_another(say: Start) -> None:
+    conversations = Conversations(most=lambda: 10)
+    adas = told(conversations.attach("ada", key()), "Mine", say)
+    conversations.attach("eve", key())
+    for _ in range(50):
+        conversations.new("eve")
+    for number in range(visits.CHATS_A_VISITOR + 10):
+        told(conversations.new("eve"), f"word {number}", say)
+    assert conversations.of("ada") is adas
+    assert len(adas.turns) == 2 and conversations.history.messages(adas.id)
+    assert len(conversations.every("eve")) <= visits.CHATS_A_VISITOR + 1
+
+
+def test_many_keys_from_one_session_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    conversations = Conversations()
+    for _ in range(300):
+        conversations.attach("eve", key())
+    conversations.leave("eve")
+    monkeypatch.setattr(visits, "KEPT_SECONDS", -1.0)
+    conversations.attach("ada", key())
+    assert (len(conversations._left), len(conversations._here), len(conversations._visits)) == (0, 1, 1)
+    assert len(conversations.history._read("SELECT * FROM tabs")) == 1
+
+
+def test_a_crowd_ends_no_answer_and_no_visit_that_is_used(slow: Start) -> None:
+    conversations = Conversations(most=lambda: 4)
+    generation = conversations.attach("ada", key()).ask(LONG, slow)
+    used = conversations.attach("bob", key())
+    for number in range(60):
+        conversations.attach(f"stranger {number}", key())
+        conversations.of("bob")
+    assert not generation.stopping
+    assert conversations.visit("bob").arrived and used.visitor == conversations.visit("bob").visitor
+    generation.stop()
+
+
+def test_a_chat_that_was_deleted_in_another_window_takes_no_message(kept: History, say: Start) -> None:
+    conversations, own = Conversations(kept, owner="owner"), key()
+    chat = told(conversations.attach("one", own), "Hello", say)
+    conversations.attach("two", key())
+    conversations.delete("two", chat.id)
+    with pytest.raises(SessionEnded, match="deleted in another window"):
+        conversations.shown("one", own, chat.id)
