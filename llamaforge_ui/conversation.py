@@ -50,6 +50,8 @@ class Conversation:
         # Of each model, as it was set in the page, and where those values come from that no person typed.
         self.parameters: dict[str, dict[str, Any]] = _copied(settings.get("parameters") or {})
         self.origins: dict[str, dict[str, str]] = _copied(settings.get("origins") or {})
+        self.given = 0  # how often settings came from elsewhere than the Parameters tab
+        self.file_said: dict[str, dict[str, Any]] = {}  # of these parameters, when they were set here
         self.overflow: Overflow = settings.get("overflow", "refuse")
         self.sees_images = True  # whether the model does; else a line stands in place of earlier pictures
         self.sessions: set[str] = set()
