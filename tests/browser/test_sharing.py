@@ -176,7 +176,7 @@ def test_a_guest_chats_stops_downloads_and_begins_anew(page: Page, owner: Page, 
     first_steps(page, 3)
     stop(page)
     with page.expect_download() as download:
-        page.locator("#history-list").get_by_role("button", name="Markdown").click()
+        page.locator("#history-list li").get_by_role("button", name="Markdown").click()
     text = download.value.path().read_text("utf-8")
     assert DEFAULT_ANSWER.split("\n")[0] in text and "one two three" in text and "pirate" not in text
     page.locator("#new-chat").click()
