@@ -77,11 +77,10 @@ def chat_list(page: Page, session: str) -> str:
     parts.append(f"<ul>{''.join(items)}</ul>")
     if len(found) > visit.listed:
         parts.append(_act("more", "Show more"))
-    every = (
-        f"All chats: {_act('markdown-all', 'Markdown')}{_act('json-all', 'JSON')}" if found and not searched else ""
-    )
-    read_in = _act("import", "Import") if page.for_owner else ""
-    parts.append(f'<p class="lf-files">{read_in} {every}</p>' if read_in or every else "")
+    files = [_act("import", "Import")] if page.for_owner else []
+    if found and not searched:
+        files.append(f"All chats: {_act('markdown-all', 'Markdown')}{_act('json-all', 'JSON')}")
+    parts += [f'<p class="lf-files">{line}</p>' for line in files]
     return "".join(parts)
 
 
