@@ -82,6 +82,16 @@ def forge(tmp_path: Path) -> Iterator[Callable[..., LlamaForge]]:
 
 
 @pytest.fixture
+def echo(tmp_path: Path) -> Iterator[LlamaForge]:
+    """A model that says one's own words, loaded."""
+    forge = LlamaForge(tmp_path)
+    forge.add_model("echo", "echo", "echo")
+    forge.load_model("echo")
+    yield forge
+    forge.unload_model()
+
+
+@pytest.fixture
 def load(forge: Callable[..., LlamaForge]) -> Callable[..., LlamaForge]:
     """Load one GGUF file and return the LlamaForge that holds it."""
 

@@ -17,15 +17,6 @@ LONG = "word " * 500
 
 
 @pytest.fixture
-def echo(tmp_path: Path) -> Iterator[LlamaForge]:
-    forge = LlamaForge(tmp_path)
-    forge.add_model("echo", "echo", "echo")
-    forge.load_model("echo")
-    yield forge
-    forge.unload_model()
-
-
-@pytest.fixture
 def fast(echo: LlamaForge) -> Start:
     return echo.chat_stream
 

@@ -18,15 +18,6 @@ from llamaforge_ui.live_turn import INTERVAL, STOP_PATIENCE, Frame, frames
 
 
 @pytest.fixture
-def echo(tmp_path: Path) -> Iterator[LlamaForge]:
-    forge = LlamaForge(tmp_path)
-    forge.add_model("echo", "echo", "echo")
-    forge.load_model("echo")
-    yield forge
-    forge.unload_model()
-
-
-@pytest.fixture
 def scripted(tmp_path: Path) -> Iterator[tuple[LlamaForge, ScriptedBackend]]:
     """A LlamaForge on a backend that says what the test tells it to."""
     made: list[ScriptedBackend] = []

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import pytest
 from scripted import PATIENCE, until
 
 from llamaforge import LlamaForge
@@ -19,15 +16,6 @@ from llamaforge_ui.turns import chatbot_value, shown_messages
 from llamaforge_ui.visits import SHOWN_TURNS
 
 SLOW = {"tokens_per_second": 20}
-
-
-@pytest.fixture
-def echo(tmp_path: Path) -> Iterator[LlamaForge]:
-    forge = LlamaForge(tmp_path)
-    forge.add_model("echo", "echo", "echo")
-    forge.load_model("echo")
-    yield forge
-    forge.unload_model()
 
 
 def chat(echo: LlamaForge, *messages: str) -> Conversation:
