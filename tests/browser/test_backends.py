@@ -64,7 +64,9 @@ def test_an_endpoint_is_asked_for_its_models_registered_and_answers(page: Page, 
         expect(page.locator("#register-notice")).to_contain_text("It answers. It has 1 model; choose one.")
         page.get_by_role("combobox", name="Models of this service").click()
         page.get_by_role("option", name="tiny").click()
-        page.get_by_role("textbox", name="Name", exact=False).last.fill("served")
+        name = page.locator("#register-name textarea, #register-name input")
+        expect(name).to_have_value("tiny")  # what the choice proposes has come
+        name.fill("served")
         page.locator("#register-model").click()
         expect(page.locator("#register-notice")).to_contain_text("Registered 'served'.")
         load(page, app, "served")
