@@ -77,6 +77,8 @@ def _draw_controls(page: Page, bar: ModelBar, reasons: tuple[gr.State, gr.Textbo
 
     @page.access.handler("owner")
     def follow(values: Updates, request: gr.Request) -> Updates:
+        if not page.conversations.arrived(request.session_hash or ""):
+            return {source: gr.skip()}  # it is drawn once the chat is known, and not twice
         return {source: drawn_from(page, values[bar.parts.select], request)}
 
     bar.parts.select.change(follow, {bar.parts.select}, source, trigger_mode="always_last", **at_once())

@@ -15,7 +15,7 @@ from .context_meter import wire_meter
 from .convert import status_line
 from .guests import Guests
 from .history import History
-from .model_bar import POLL_SECONDS, ModelBar, build_guest_bar, build_model_bar, first_choice
+from .model_bar import POLL_SECONDS, ModelBar, build_guest_bar, build_model_bar, choices, first_choice
 from .models_tab import ModelsTab, build_models_tab
 from .owner_bar import OwnerBar, build_owner_bar
 from .page import Page, at_once
@@ -130,7 +130,9 @@ def _wire_changes(page: Page, blocks: gr.Blocks, shown: Shown) -> None:
 
     @page.access.handler("owner")
     def open_page(request: gr.Request) -> Updates:
-        return view(first_choice(page), request) | models.form.shape(USUAL_BACKEND)
+        chosen = first_choice(page)
+        begun = {bar.parts.select: gr.update(choices=choices(page), value=chosen)}  # there may be more since the start
+        return view(chosen, request) | begun | models.form.shape(USUAL_BACKEND)
 
     def view(chosen: str | None, request: gr.Request) -> Updates:
         # First, so that a change meanwhile is seen the next time.
@@ -141,10 +143,12 @@ def _wire_changes(page: Page, blocks: gr.Blocks, shown: Shown) -> None:
         return sharing.view() | bar.view() | models.view(chosen) | drawn
 
     @page.access.handler("owner")
-    def follow_chat(chosen: str | None, request: gr.Request) -> str:
-        return drawn_from(page, chosen, request)
+    def follow_chat(chosen: str | None, request: gr.Request) -> Any:
+        return drawn_from(page, chosen, request) if page.conversations.arrived(session_of(request)) else gr.skip()
 
-    chat.parts.chat.change(follow_chat, bar.parts.select, parameters.drawn_from, **at_once())
+    # At once with what is loaded, not at the next look: controls that are drawn anew lose what is typed into them.
+    changes = [chat.parts.chat.change, bar.parts.status.change]
+    gr.on(changes, follow_chat, bar.parts.select, parameters.drawn_from, trigger_mode="always_last", **at_once())
     gr.Timer(POLL_SECONDS).tick(look, {seen, bar.parts.select}, outputs, **at_once())
     blocks.load(open_page, None, [*outputs, *models.form.parts], **at_once())
 

@@ -64,9 +64,8 @@ def test_an_endpoint_is_asked_for_its_models_registered_and_answers(page: Page, 
         expect(page.locator("#register-notice")).to_contain_text("It answers. It has 1 model; choose one.")
         page.get_by_role("combobox", name="Models of this service").click()
         page.get_by_role("option", name="tiny").click()
-        name = page.locator("#register-name textarea, #register-name input")
-        expect(name).to_have_value("tiny")  # what the choice proposes has come
-        name.fill("served")
+        expect(page.locator("#register-path textarea, #register-path input")).to_have_value("tiny")
+        page.locator("#register-name textarea, #register-name input").fill("served")
         page.locator("#register-model").click()
         expect(page.locator("#register-notice")).to_contain_text("Registered 'served'.")
         load(page, app, "served")
