@@ -144,7 +144,9 @@ def _wire_changes(page: Page, blocks: gr.Blocks, shown: Shown) -> None:
 
     @page.access.handler("owner")
     def follow_chat(chosen: str | None, request: gr.Request) -> Any:
-        return drawn_from(page, chosen, request) if page.conversations.arrived(session_of(request)) else gr.skip()
+        known = page.conversations.arrived(session_of(request))
+        coming = chosen is None and first_choice(page) is not None  # open_page chooses it, and it is drawn then
+        return drawn_from(page, chosen, request) if known and not coming else gr.skip()
 
     # At once with what is loaded, not at the next look: controls that are drawn anew lose what is typed into them.
     changes = [chat.parts.chat.change, bar.parts.status.change]
