@@ -377,6 +377,7 @@ def open_system_prompt(page: Page) -> Locator:
 
 def edit_message(page: Page, row: str, text: str) -> None:
     """Edit the last message of a row kind ("user-row" or "bot-row") that has a pencil."""
+    expect(page.locator("#chat-turns .lf-tail").last).to_be_visible()  # the buttons of its row are gone by then
     page.locator(f"#chat-turns .{row} + .message-buttons [aria-label=Edit]:visible").last.click()
     page.locator("#chat-turns .edit-textarea").fill(text)
     page.locator("#chat-turns").get_by_label("Submit").click()

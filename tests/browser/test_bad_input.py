@@ -282,6 +282,7 @@ def copied(page: Page) -> str:
 
 
 def copy_answer(page: Page) -> str:
+    expect(page.locator("#chat-turns .lf-tail").last).to_be_visible()
     page.locator("#chat-turns .bot-row + .message-buttons [aria-label='Copy message']:visible").last.click()
     return copied(page)
 
