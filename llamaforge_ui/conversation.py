@@ -114,11 +114,6 @@ class Conversation:
         last = turns[-1].generation if turns else None
         return last if last is not None and last.result is None and not last.stopping else None
 
-    @property
-    def stale(self) -> bool:
-        """Whether an answer has ended whose end is not kept yet."""
-        return any(turn.generation is not None and turn.generation.result is not None for turn in self._unsettled)
-
     def messages(self, turns: Sequence[Turn] | None = None) -> list[Message]:
         """Return what the model is given: the system prompt and every turn that says something.
 

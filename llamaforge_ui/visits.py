@@ -65,9 +65,7 @@ class Conversations:
         self.temporary = History() if owner else self.history
         self.owner = owner
         self._most = most
-        self._visits: OrderedDict[str, Visit] = (
-            OrderedDict()
-        )  # of each session, the one that did nothing longest first
+        self._visits: OrderedDict[str, Visit] = OrderedDict()  # of each session; what did nothing longest is first
         self._here: dict[str, int] = {}  # how many sessions each visitor who vanishes has
         self._left: OrderedDict[str, float] = OrderedDict()  # when such a visitor left, the first one first
         self._open: OrderedDict[str, Conversation] = OrderedDict()

@@ -25,9 +25,10 @@ from page_kit import (
     status,
     stop,
     users,
+    visit,
     watch_steps,
 )
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, expect
 from tiny_gguf import COUNTING_ANSWER, write_tiny_gguf
 
 SHAREGPT = [
@@ -274,6 +275,40 @@ def test_each_chat_has_a_system_prompt_of_its_own(page: Page, app: App) -> None:
     expect(page.locator("#system-prompt textarea")).to_have_value("Be a pirate.")
     open_chat(page, "With a poet")
     expect(page.locator("#system-prompt textarea")).to_have_value("Be a poet.")
+
+
+def test_a_window_that_is_behind_wipes_no_system_prompt(page: Page, app: App, context: BrowserContext) -> None:
+    load(page, app, "tiny")
+    ask(page, "In two windows")
+    behind = visit(context, app)
+    open_chat(behind, "In two windows")
+    open_system_prompt(page).fill("Be kind.")
+    ask(page, "With a prompt")
+    send(behind, "Without one")
+    expect(users(behind)).to_have_text(["In two windows", "With a prompt", "Without one"])
+    new_chat(page)
+    open_chat(page, "In two windows")
+    expect(page.locator("#system-prompt textarea")).to_have_value("Be kind.")
+
+
+def test_an_edit_in_a_window_that_is_behind_lands_on_no_other_message(
+    page: Page, app: App, context: BrowserContext
+) -> None:
+    load(page, app, "tiny")
+    messages = [{"role": ("user", "assistant")[n % 2], "content": f"Note {n}"} for n in range(50)]
+    import_file(page, json.dumps(messages))
+    expect(users(page).first).to_have_text("Note 10")  # the last forty are shown
+    behind = visit(context, app)
+    open_chat(behind, "Note 0")
+    expect(users(behind).first).to_have_text("Note 10")
+    send(page, "One more")
+    expect(figures(page).last).to_contain_text("finished")
+    behind.locator("#chat-turns").get_by_label("Edit").first.click()
+    behind.locator("#chat-turns .edit-textarea").fill("Edited")
+    behind.locator("#chat-turns").get_by_label("Submit").click()
+    expect(notice(behind)).to_contain_text("This chat was changed in another window.")
+    expect(box(behind)).to_have_value("Edited")
+    expect(users(behind).last).to_have_text("One more")
 
 
 def test_older_messages_are_shown_on_demand(page: Page, app: App) -> None:
