@@ -42,7 +42,20 @@ from .precedence import Setting
 from .presets import Preset, PresetFit
 from .redaction import hide_secrets
 from .text_stream import clean_text
-from .types import Chunk, Image, LoadProgress, MemoryNeed, Message, ModelCard, Overflow, Prompt, Result, Role, Usage
+from .types import (
+    Chunk,
+    Image,
+    LoadProgress,
+    MemoryNeed,
+    Message,
+    ModelCard,
+    News,
+    Overflow,
+    Prompt,
+    Result,
+    Role,
+    Usage,
+)
 
 __all__ = [
     "BackendError",
@@ -72,6 +85,7 @@ __all__ = [
     "ModelCard",
     "ModelError",
     "ModelFileError",
+    "News",
     "NoModelLoaded",
     "NoVision",
     "NotCompatible",

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from .errors import GenerationError, LlamaForgeError
-from .types import Chunk, FinishReason, Result, Usage
+from .types import Chunk, FinishReason, News, Result, Usage
 
 SHORTEST_MEASURE = 0.1  # seconds; text comes in parcels, so the speed of less is no speed
 STOP_PATIENCE = 1.0  # seconds that a stopped backend has for its last words, the token counts
@@ -107,6 +107,24 @@ class Generation:
     def stopping(self) -> bool:
         """Whether stop() has been called before the end."""
         return self._stopping
+
+    def since(self, place: tuple[int, int] = (0, 0)) -> News:
+        """Return what was added since `place`, in time that grows with what is new and not with the answer.
+
+        Args:
+            place: the `place` of the news before; (0, 0) for everything. Each reader keeps its own.
+        """
+        text, reasoning = self._text[place[0] :], self._reasoning[place[1] :]
+        behind = place[0] + len(text), place[1] + len(reasoning)
+        return News("".join(text), "".join(reasoning), behind)
+
+    def wait_for_news(self, place: tuple[int, int] = (0, 0), timeout: float | None = None) -> bool:
+        """Wait up to `timeout` seconds for text or thoughts behind `place`, or the end; False where none came."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: self._result is not None or len(self._text) > place[0] or len(self._reasoning) > place[1],
+                timeout,
+            )
 
     @property
     def length(self) -> int:

@@ -64,6 +64,15 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class News:
+    """What an answer has grown by, text and thoughts; `place` is where the next news begin."""
+
+    text: str
+    reasoning: str
+    place: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class LoadProgress:
     """How far a load has come: `share` is 0 to 1, None where nobody can tell; `doing` says what, for people."""
 

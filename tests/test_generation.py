@@ -237,6 +237,35 @@ def test_the_length_grows_with_text_and_thoughts_only() -> None:
     assert (generation.length, generation.progress) == (2, 0.3)
 
 
+def test_a_reader_is_given_only_what_is_new() -> None:
+    generation = written(Chunk(reasoning="hm"), "a", "b", Chunk(progress=0.3))
+    everything = generation.since()
+    assert (everything.text, everything.reasoning) == ("ab", "hm")
+    nothing = generation.since(everything.place)
+    assert (nothing.text, nothing.reasoning, nothing.place) == ("", "", everything.place)
+
+
+def test_news_put_together_are_the_whole_answer(live: Generation, backend: ScriptedBackend) -> None:
+    news = live.since()
+    told = [news.text]
+    for word in ("a", "b", "c"):
+        backend.say(word)
+        assert live.wait_for_news(news.place, PATIENCE)
+        news = live.since(news.place)
+        told.append(news.text)
+    assert told == ["", "a", "b", "c"]
+
+
+def test_waiting_for_news_ends_with_thoughts_and_with_the_answer(live: Generation, backend: ScriptedBackend) -> None:
+    backend.say(Chunk(reasoning="hm"))
+    assert live.wait_for_news(timeout=PATIENCE)
+    place = live.since().place
+    assert not live.wait_for_news(place, timeout=0)
+    backend.say(None)
+    assert live.wait_for_news(place, timeout=PATIENCE)
+    assert result_of(live).reasoning == "hm"
+
+
 def test_wait_returns_none_while_the_answer_is_not_done(live: Generation, backend: ScriptedBackend) -> None:
     assert live.wait(0) is None
     backend.say("a", None)
