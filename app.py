@@ -113,7 +113,7 @@ def _launch(forge: LlamaForge, flags: argparse.Namespace, first: str | None) -> 
         forge.allow_remote_code = forge.allow_literal_keys = False
     pages = ui.build_pages(forge, access, _history(flags.data))
     hosts = ui.Hosts.of(access, forge.config.settings.allowed_hosts)
-    site = ui.Site(access, hosts, pages.owner)
+    site = ui.Site(access, hosts, pages.owner, pages.routes)
     _app, here, shared = pages.front.launch(**ui.launch_options(flags.host, flags.port, share=flags.share, site=site))
     if shared:
         hosts.names.add(urlsplit(shared).hostname or "")

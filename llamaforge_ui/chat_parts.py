@@ -44,6 +44,7 @@ class ChatParts(NamedTuple):
     system_prompt: gr.Textbox
     key: gr.Textbox  # that only this browser tab knows
     chat: gr.Textbox  # the id of the chat that it shows
+    answering: gr.Textbox  # chat_tab.answering(): which answer page.js follows
     images: gr.Textbox  # attached ones, as a JSON list of data URLs
     meter_due: gr.Textbox  # changes when the context must be counted anew
 
@@ -52,7 +53,7 @@ def build_chat_parts(page: Page) -> ChatParts:
     """Build the components, from the top of the tab to its bottom."""
     system_prompt = _system_prompt() if page.for_owner else gr.Textbox(visible=False)
     parts: list[Any] = [*_log(page), *_composer(), system_prompt]
-    return ChatParts(*parts, *(gr.Textbox(visible="hidden") for _ in range(4)))
+    return ChatParts(*parts, *(gr.Textbox(visible="hidden") for _ in range(5)))
 
 
 def _log(page: Page) -> tuple[gr.Button, gr.Chatbot, gr.Markdown, gr.HTML, gr.HTML]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import html
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +13,12 @@ from gradio.events import api
 from llamaforge import EmptyPrompt, Generation, GenerationError, LlamaForgeError, clean_text
 
 from .chat_parts import ChatParts, build_chat_parts
-from .conversation import AnswerRunning, Conversation, JustSent, Start
+from .conversation import AnswerRunning, Begun, Conversation, JustSent, Start
 from .convert import notice
-from .live_turn import Frame, frames
+from .live_turn import frames, live_status, live_text
 from .page import Page, at_once, shown, unlisted
 from .pictures import CannotRead, read_pictures, thumbnail
-from .plain_text import exact, harmless
+from .plain_text import exact
 from .sidebar import SidebarParts, chat_list
 from .turns import chatbot_value, shown_messages
 
@@ -53,6 +52,7 @@ class ChatTab:
             parts.overflow: conversation.overflow,
             parts.key: visit.key,
             parts.chat: conversation.id,
+            parts.answering: answering(conversation),
             parts.meter_due: self.meter_due(conversation),
             self.sidebar.list: chat_list(self.page, session),
         }
@@ -99,7 +99,7 @@ class ChatTab:
     async def answer(
         self, session: str, begin: Callable[[], Generation | None], box: str = "", written: str = "", **changes: Any
     ) -> AsyncIterator[Updates]:
-        """Begin an answer and draw it; where it cannot begin, say why and leave everything as it was.
+        """Begin an answer, which live.js then draws; where it cannot begin, say why and leave everything as it was.
 
         Args:
             box: what stands in the message box and must not be overwritten.
@@ -115,33 +115,44 @@ class ChatTab:
             restored = {"input": written} if written and not box.strip() else {}
             yield self.settled(session, **restored) | self.problem(error)
         else:
-            async for updates in self.follow(session, generation, box, **changes):
-                yield updates
+            conversation = self.page.conversations.of(session)
+            ended = generation is not None and conversation.running is None
+            yield self.settled(session, **changes)
+            if ended and conversation.begun is not None:
+                async for updates in self.finish(session, conversation.begun.number, box):
+                    yield updates
         yield self.labels()
 
-    async def follow(
-        self, session: str, generation: Generation | None, box: str = "", **changes: Any
-    ) -> AsyncIterator[Updates]:
-        """Draw the chat, and an answer from its beginning to its end; its words are kept before they are shown."""
+    async def finish(self, session: str, number: int, box: str) -> AsyncIterator[Updates]:
+        """Draw the chat after its last answer; that answer too, as long as it is written, for a page without stream.
+
+        Args:
+            number: of the answer; there is nothing to draw where another one has begun since.
+        """
         conversation = self.page.conversations.of(session)
-        yield self.settled(session, **changes)
-        if generation is None:
+        begun = conversation.begun
+        if begun is None or begun.number != number:
             return
-        buttons = self.buttons(conversation)
-        earlier = conversation.turns[-1].said  # of an answer that is continued
-        async for frame in frames(self.page.forge, generation, self.page.longest):
+        async for live in self._drawn(conversation, begun):
             if self.page.conversations.of(session) is not conversation:
                 return  # another chat was opened meanwhile
-            await asyncio.to_thread(conversation.journal, generation, frame.text, frame.reasoning)
-            live = {self.parts.live: _live_text(frame, earlier), self.parts.live_status: _live_status(frame)}
-            yield live | buttons
+            yield live
+        if self.page.conversations.of(session) is not conversation or conversation.begun is not begun:
+            return
         written = conversation.forget_failed()
         conversation.settle()
-        if self.page.conversations.of(session) is not conversation:
-            return
         restored = {"input": written} if written and not box.strip() else {}
-        ending = self._ending(generation) or notice(conversation.problem)
+        ending = self._ending(begun.generation) or notice(conversation.problem)
         yield self.settled(session, notice=ending, **restored)
+        yield self.labels()
+
+    async def _drawn(self, conversation: Conversation, begun: Begun) -> AsyncIterator[Updates]:
+        """Draw an answer as it is written; its words are kept before they are shown."""
+        buttons = self.buttons(conversation)
+        async for frame in frames(self.page.forge, begun.generation, self.page.longest):
+            await asyncio.to_thread(conversation.journal, begun.generation, frame.text, frame.reasoning)
+            live = {self.parts.live: live_text(frame, begun.earlier), self.parts.live_status: live_status(frame)}
+            yield live | buttons
 
     def _ending(self, generation: Generation) -> str:
         """Return what is to be said of an answer's end: an error, a limit of time, or nothing."""
@@ -197,6 +208,7 @@ def build_chat_tab(page: Page, blocks: gr.Blocks, sidebar: SidebarParts) -> Chat
     _wire_asking(tab)
     _wire_editing(tab)
     _wire_visit(tab, blocks)
+    _wire_live(tab)
     _publish_endpoint(tab)
     return tab
 
@@ -310,6 +322,26 @@ def _wire_editing(tab: ChatTab) -> None:
     parts.attach.click(None, [parts.input, parts.images], attached, js=js)
 
 
+def _wire_live(tab: ChatTab) -> None:
+    """Let live.js draw the answer being written, without asking the server, and say when there is no more to read."""
+    page, parts = tab.page, tab.parts
+    number = gr.Number(visible="hidden")
+
+    @page.access.handler(page.role)
+    async def finish(number: float | None, box: str | None, request: gr.Request) -> AsyncIterator[Updates]:
+        async for updates in tab.finish(session_of(request), int(number or 0), box or ""):
+            yield updates
+
+    end = gr.Button(elem_id="live-end", elem_classes=shown(False))
+    told = "(_, box) => [window.llamaforge.finished, box]"
+    values = [number, parts.input]
+    end.click(finish, values, tab.outputs, js=told, concurrency_limit=None, trigger_mode="multiple", **unlisted())
+    draw = gr.Button(elem_id="live-draw", elem_classes=shown(False))
+    drawing = "() => window.llamaforge.liveTurn()"
+    draw.click(None, None, [parts.live, parts.live_status], js=drawing, trigger_mode="multiple", **unlisted())
+    parts.answering.change(None, parts.answering, None, js="(told) => window.llamaforge.follow(told)")
+
+
 def _wire_visit(tab: ChatTab, blocks: gr.Blocks) -> None:
     page = tab.page
     tab_key = gr.Textbox(visible="hidden")
@@ -320,8 +352,7 @@ def _wire_visit(tab: ChatTab, blocks: gr.Blocks) -> None:
         session = session_of(request)
         conversation = page.conversations.attach(session, str(key))
         system_prompt = conversation.system_prompt if page.for_owner else ""
-        async for updates in tab.follow(session, conversation.running, system_prompt=system_prompt):
-            yield updates
+        yield tab.settled(session, system_prompt=system_prompt)
         yield tab.labels()
 
     @page.access.handler("guest")
@@ -357,6 +388,12 @@ def _publish_endpoint(tab: ChatTab) -> None:
     api(chat, api_name="chat", concurrency_limit=None)
 
 
+def answering(conversation: Conversation) -> str:
+    """Return what page.js follows an answer by: the chat, the number of its last answer, and whether it runs."""
+    number = conversation.begun.number if conversation.begun is not None else 0
+    return f"{conversation.id} {number} {'running' if conversation.running is not None else 'ended'}"
+
+
 def session_of(request: gr.Request) -> str:
     """Return what names the visitor's open page."""
     return request.session_hash or ""
@@ -367,13 +404,3 @@ def _required(text: str | None, *, or_pictures: bool = False) -> str:
     if not text.strip() and not or_pictures:
         raise EmptyPrompt("Write a message first.")
     return text
-
-
-def _live_text(frame: Frame, earlier: str = "") -> str:
-    if frame.text or earlier or not frame.reasoning:
-        return harmless(earlier + frame.text)
-    return "\n".join(f"> {line}" for line in harmless(frame.reasoning).splitlines())
-
-
-def _live_status(frame: Frame) -> str:
-    return f'<span class="lf-pulse"></span>{html.escape(frame.status)}' if frame.status else ""

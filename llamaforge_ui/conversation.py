@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from llamaforge import Generation, Image, LlamaForgeError, Message, Overflow, Role, clean_text
@@ -29,6 +30,15 @@ class AnswerRunning(LlamaForgeError):
 
 class JustSent(AnswerRunning):
     """This very message was sent a moment ago: a second click on Send, an Enter too many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An answer that was begun, the how manieth of its chat, and the text that it continues."""
+
+    number: int
+    generation: Generation
+    earlier: str = ""
 
 
 class Conversation:
@@ -57,6 +67,7 @@ class Conversation:
         self.sessions: set[str] = set()
         self.left_at = 0.0  # when the last tab that showed it was closed
         self.counted: tuple[Any, tuple[int, bool]] | None = None  # tokens of the chat in one of its states; exact?
+        self.begun: Begun | None = None  # the last answer since this chat was opened
         self.problem = ""  # why something of it is not kept, for people
         self._asked = ("", 0.0)
         self._before: list[Turn] = []  # the last answer was asked for
@@ -232,6 +243,7 @@ class Conversation:
     def _begin(self, turn: Turn, generation: Generation) -> None:
         turn.about |= asked_of(generation)
         turn.generation, turn.journaled = generation, (0, 0)
+        self.begun = Begun(self.begun.number + 1 if self.begun is not None else 1, generation, turn.said)
         if turn not in self._unsettled:
             self._unsettled.append(turn)
 

@@ -40,7 +40,14 @@ ROUTES: dict[Role, dict[str, re.Pattern[str]]] = {
     },
 }
 STARTUP = "/gradio_api/startup-events"
-OUR_ROUTES = {("GET", OWNER_PAGE), ("HEAD", OWNER_PAGE), ("POST", OWNER_PAGE), ("POST", f"{OWNER_PAGE}/logout")}
+OUR_ROUTES = {
+    ("GET", OWNER_PAGE),
+    ("HEAD", OWNER_PAGE),
+    ("POST", OWNER_PAGE),
+    ("POST", f"{OWNER_PAGE}/logout"),
+    ("POST", "/live"),
+    ("POST", f"{OWNER_PAGE}/live"),
+}
 GRADIOS_OWN = re.compile(r"/(gradio_api|monitoring|login|logout|owner|file|proxy|upload|run|api|queue)\b.*")
 
 

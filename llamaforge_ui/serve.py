@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple
 
@@ -20,13 +21,16 @@ from .headers import SPACES, SafeHeaders
 from .owner_routes import owner_routes
 from .theme import ASSETS, theme
 
+SCRIPTS = ("page.js", "live.js")
+
 
 class Site(NamedTuple):
-    """Whom the server lets in, by which names, and the owner's page where it is not the one at the root."""
+    """Whom the server lets in, by which names; the owner's page where it is not the one at the root; our routes."""
 
     access: Access
     hosts: Hosts
     owner: gr.Blocks | None
+    routes: Sequence[BaseRoute] = ()  # of the pages, beside Gradio's own
 
 
 def launch_options(host: str, port: int, *, share: bool, site: Site) -> dict[str, Any]:
@@ -63,7 +67,7 @@ def _common(host: str, port: int) -> dict[str, Any]:
         "footer_links": [],
         "theme": theme(),
         "css_paths": [ASSETS / "page.css"],
-        "head": f"<script>{(ASSETS / 'page.js').read_text('utf-8')}</script>",
+        "head": "".join(f"<script>{(ASSETS / name).read_text('utf-8')}</script>" for name in SCRIPTS),
     }
 
 
@@ -76,7 +80,7 @@ def _app_options(site: Site, common: dict[str, Any]) -> dict[str, Any]:
         # A KeyError is what Gradio has for an event that there is not; it would fill the terminal with tracebacks.
         "exception_handlers": {RequestValidationError: _not_understood, KeyError: _not_understood},
     }
-    routes: list[BaseRoute] = [*owner_routes(site.access)]
+    routes: list[BaseRoute] = [*owner_routes(site.access), *site.routes]
     lifespan = None
     if site.owner is not None:
         below = FastAPI(**options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import gradio as gr
+from starlette.routing import Route
 
 from llamaforge import LlamaForge
 
@@ -15,6 +16,7 @@ from .context_meter import wire_meter
 from .convert import status_line
 from .guests import Guests
 from .history import History
+from .live_stream import live_routes
 from .model_bar import POLL_SECONDS, ModelBar, build_guest_bar, build_model_bar, choices, first_choice
 from .models_tab import ModelsTab, build_models_tab
 from .owner_bar import OwnerBar, build_owner_bar
@@ -36,6 +38,7 @@ class Pages(NamedTuple):
     owner: gr.Blocks | None
     guests: Guests
     conversations: tuple[Conversations, ...]
+    routes: list[Route]
 
     def close(self) -> None:
         """Stop every answer and keep what it says; for the end of the program."""
@@ -53,12 +56,13 @@ def build_pages(forge: LlamaForge, access: Access, history: History | None = Non
     """
     guests = Guests(forge)
     owners = Conversations(history, owner="owner")
-    owner = _build(Page(forge, access, guests, "owner", owners))
+    for_owner = Page(forge, access, guests, "owner", owners)
+    owner, routes = _build(for_owner), live_routes(for_owner)
     if access.local:
-        return Pages(owner, None, guests, (owners,))
+        return Pages(owner, None, guests, (owners,), routes)
     visitors = Conversations(most=lambda: guests.limits.chats)
-    front = _build(Page(forge, access, guests, "guest", visitors))
-    return Pages(front, owner, guests, (owners, visitors))
+    for_guests = Page(forge, access, guests, "guest", visitors)
+    return Pages(_build(for_guests), owner, guests, (owners, visitors), routes + live_routes(for_guests))
 
 
 def _build(page: Page) -> gr.Blocks:

@@ -101,6 +101,12 @@ class Conversations:
                 return self._use(self._open[visit.chat])
             return self._show(session, visit, self._find(visit.visitor, visit.chat) or self._new(visit.visitor))
 
+    def of_tab(self, key: str) -> Conversation | None:
+        """Return the chat that the tab with this key shows; None where there is no such tab."""
+        with self._lock:
+            shown = (visit.chat for visit in reversed(self._visits.values()) if visit.arrived and visit.key == key)
+            return self._open.get(next(shown, ""))
+
     def shown(self, session: str, key: str, chat: str) -> Conversation:
         """Return the chat that a tab shows, also where this program was started anew since the tab was opened.
 

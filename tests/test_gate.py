@@ -138,6 +138,13 @@ def test_an_event_of_the_owners_page_is_none_of_the_guests_page(shared: Shared) 
     assert files(shared.folder) == before
 
 
+def test_a_guest_reads_no_answer_of_the_owners(shared: Shared) -> None:
+    asked = {"key": "k" * 32, "chat": "x", "drawn": 0}
+    refused = shared.guest().http.post("/owner/live", json=asked)
+    assert (refused.status_code, refused.json()["error"]) == (403, OWNER_ONLY)
+    assert shared.guest().http.post("/live", json=asked).text == ": here\n\n"  # and by a guessed key nobody's
+
+
 def test_the_handlers_refuse_a_guest_where_nothing_stands_before_them(tmp_path: Path) -> None:
     """The gate is one wall; every handler is another, by each of Gradio's ways in."""
     folder = write_models(tmp_path / "configs")

@@ -54,6 +54,15 @@ def test_a_reloaded_tab_finds_its_conversation_by_its_key() -> None:
     assert conversations.of("after") is first
 
 
+def test_a_tab_is_found_by_its_key_as_long_as_it_is_open() -> None:
+    conversations, own = Conversations(), key()
+    conversation = conversations.attach("a tab", own)
+    assert conversations.of_tab(own) is conversation
+    assert conversations.of_tab(key()) is None
+    conversations.leave("a tab")
+    assert conversations.of_tab(own) is None
+
+
 @pytest.mark.parametrize("guessed", ["", "1", "x" * 31])
 def test_a_key_that_could_be_guessed_opens_nothing(guessed: str) -> None:
     conversations = Conversations()

@@ -68,6 +68,35 @@ def test_an_answer_is_seen_growing(page: Page, app: App) -> None:
     assert all(after.startswith(before) for before, after in zip(seen, seen[1:], strict=False))
 
 
+def test_an_answer_is_seen_growing_where_its_stream_does_not_come(page: Page, app: App) -> None:
+    page.route("**/live", lambda route: route.fulfill(body=""))
+    load(page, app, "slow")
+    watch_steps(page)
+    send(page, "Count")
+    seen = first_steps(page, 5)
+    assert all(after.startswith(before) for before, after in zip(seen, seen[1:], strict=False))
+    stop(page)
+    expect(answers(page)).to_contain_text(seen[-1])
+    expect(live(page)).to_have_text("")
+
+
+def test_the_first_word_waits_for_no_event(page: Page, app: App) -> None:
+    load(page, app, "slow")
+    ask_briefly(page, "Count")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    send(page, "Count")
+    expect(live(page)).to_contain_text("one two")
+    stream, event = (next(n for n, url in enumerate(asked) if name in url) for name in ("/live", "/queue/join"))
+    assert stream < event
+
+
+def ask_briefly(page: Page, text: str) -> None:
+    send(page, text)
+    expect(live(page)).to_contain_text("one two")
+    stop(page)
+
+
 def test_stop_frees_page_and_engine_within_a_second(page: Page, app: App) -> None:
     load(page, app, "slow")
     send(page, "Count")

@@ -1,0 +1,109 @@
+// The answer being written: read from a stream of its own, and drawn by Gradio's Markdown without asking the server.
+{
+  const SLOWEST = 400; // milliseconds between drawings, however busy the page is
+  const SHARE = 3; // a third of the time goes into drawing, at most
+  const here = window.llamaforge;
+  let told = { chat: "", number: 0, running: false }; // by the server: the last answer
+  let reading = null; // the stream that is open: of the answer after `number` in `chat`
+  let text = "";
+  let status = "";
+  let due = 0; // when the next drawing may begin
+  let timer = 0;
+
+  // What the hidden buttons of chat_tab.py take: what is drawn, and which answer has no more to read.
+  here.liveTurn = () => [text, status];
+  here.finished = 0;
+
+  const draw = () => {
+    clearTimeout(timer);
+    timer = 0;
+    const begun = performance.now();
+    document.getElementById("live-draw")?.click();
+    due = begun + SLOWEST; // until it is known how long this takes
+    requestAnimationFrame(() => setTimeout(() => {
+      const took = performance.now() - begun;
+      due = Math.min(begun + SLOWEST, begun + SHARE * took);
+      if (timer) soon();
+    }));
+  };
+
+  const soon = () => {
+    clearTimeout(timer);
+    timer = setTimeout(draw, Math.max(0, due - performance.now()));
+  };
+
+  const take = ({ cut, add, status: line }) => {
+    const first = !text && add;
+    text = (cut ? text.slice(0, -cut) : text) + add;
+    status = line;
+    if (first) draw();
+    else soon();
+  };
+
+  const finish = (number) => {
+    if (timer) draw(); // the last word is not held up
+    here.finished = number;
+    document.getElementById("live-end")?.click();
+  };
+
+  const lines = async function* (request) {
+    const answer = await fetch(`${location.pathname.replace(/\/*$/, "")}/live`, request);
+    if (!answer.ok) return;
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    for (let part = await reader.read(); !part.done; part = await reader.read()) {
+      const events = (rest + part.value).split("\n\n");
+      rest = events.pop();
+      for (const event of events) if (event.startsWith("data: ")) yield JSON.parse(event.slice(6));
+    }
+  };
+
+  // Reads the answer after `number` in a chat, which runs or begins within seconds.
+  const read = async (chat, number) => {
+    if (reading?.chat === chat && reading.number === number) return;
+    reading?.abort.abort();
+    const mine = (reading = { chat, number, abort: new AbortController(), begun: false });
+    text = status = "";
+    const body = JSON.stringify({ key: here.tabKey(), chat, drawn: number });
+    try {
+      for await (const change of lines({ method: "POST", body, signal: mine.abort.signal })) {
+        if (reading !== mine) return;
+        mine.begun = true;
+        take(change);
+      }
+    } catch { /* the server is away, or this was given up */ }
+    if (reading !== mine) return;
+    mine.ended = true;
+    const running = told.running && told.chat === chat && told.number === number + 1;
+    if (running) finish(told.number);
+    else if (!mine.begun) reading = null; // nothing was answered
+  };
+
+  // Hears from the server which answer runs, or that the chat is drawn with the last one.
+  here.follow = (line) => {
+    const [chat, number, state] = (line ?? "").split(" ");
+    told = { chat, number: Number(number), running: state === "running" };
+    const known = reading?.chat === chat && reading.number === told.number - 1;
+    if (told.running && known && reading.ended) return finish(told.number);
+    if (told.running) return void read(chat, told.number - 1);
+    if (reading && !(reading.chat === chat && reading.number === told.number)) {
+      reading.abort.abort();
+      reading = null;
+    }
+    clearTimeout(timer);
+    timer = 0;
+    text = status = "";
+    // A drawing that was under way may have come after the end.
+    setTimeout(() => { if (!text && document.querySelector("#live-turn .md > *")) draw(); }, 200);
+  };
+
+  // The answer is asked for together with the message, so that its first word waits for nothing.
+  const early = () => {
+    const box = document.querySelector("#chat-input textarea");
+    if (told.chat && !told.running && box?.value.trim()) read(told.chat, told.number);
+  };
+  document.addEventListener("click", ({ target }) => { if (target.closest?.("#send")) early(); }, true);
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.target.matches?.("#chat-input textarea")) early();
+  }, true);
+}
