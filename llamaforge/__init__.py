@@ -45,6 +45,7 @@ from .text_stream import clean_text
 from .types import (
     Chunk,
     Image,
+    LastTokens,
     LoadProgress,
     MemoryNeed,
     Message,
@@ -54,6 +55,7 @@ from .types import (
     Prompt,
     Result,
     Role,
+    Token,
     Usage,
 )
 
@@ -75,6 +77,7 @@ __all__ = [
     "GuestLimits",
     "Image",
     "KeyRefused",
+    "LastTokens",
     "LlamaForge",
     "LlamaForgeError",
     "LoadProgress",
@@ -106,6 +109,7 @@ __all__ = [
     "ServiceUnreachable",
     "Setting",
     "Status",
+    "Token",
     "Usage",
     "backend_names",
     "clean_text",

@@ -36,7 +36,7 @@ from .precedence import Setting, effective, load_settings, settings_of
 from .presets import PresetFit
 from .redaction import note
 from .text_stream import as_chunks, clean_message, clean_text, ended_by, or_whole, require_text, split_reasoning
-from .types import Chunk, LoadProgress, MemoryNeed, Message, ModelCard, Overflow, Prompt
+from .types import Chunk, LastTokens, LoadProgress, MemoryNeed, Message, ModelCard, Overflow, Prompt
 
 logger = logging.getLogger("llamaforge")
 
@@ -369,6 +369,13 @@ class LlamaForge:
         """Return how many tokens a text is for the loaded model; None as for prompt()."""
         engine, text = self._engine, clean_text(text)
         return engine.read(lambda backend: backend.count_tokens(text)) if engine is not None else None
+
+    def last_tokens(self) -> LastTokens | None:
+        """Return the tokens of the last prompt and of the answer to it; None as for prompt(), and of a model that runs
+        in a process of its own.
+        """
+        engine = self._engine
+        return engine.read(lambda backend: backend.last_tokens()) if engine is not None else None
 
     def position(self, generation: Generation) -> int:
         """Return how many answers come before this one; 0 when it is running or done."""

@@ -44,6 +44,11 @@ class TokenMemory:
             self._last.pieces.append((self._text, self._open))
             self._open, self._text = [], ""
 
+    @property
+    def last(self) -> tuple[list[int], list[int]]:
+        """The tokens of the last prompt, and those of the answer to it."""
+        return self._last.prompt, [token for _, tokens in self._last.pieces for token in tokens] + self._open
+
     def tokens_of(self, segments: Sequence[Segment], tokenize: Tokenize, tokenize_rest: Tokenize) -> list[int]:
         """Return the tokens of a prompt: those that are remembered, as far as it begins with the same text.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
@@ -34,6 +34,21 @@ class Prompt:
 
     text: str
     tokens: int | None = None  # where nobody can tell
+
+
+class Token(NamedTuple):
+    """A token: its number, and how the model's vocabulary spells it ("Ġworld")."""
+
+    id: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LastTokens:
+    """The tokens in which a model read its last prompt and wrote the answer to it, without the one that ended it."""
+
+    prompt: tuple[Token, ...]
+    answer: tuple[Token, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from ..types import Chunk, LoadProgress, MemoryNeed, Message, ModelCard, Prompt
+from ..types import Chunk, LastTokens, LoadProgress, MemoryNeed, Message, ModelCard, Prompt
 from .parameters import Parameters, SamplingParameters
 
 
@@ -131,6 +131,10 @@ class BaseBackend:
         """Return a chat as the model would be given it, special tokens spelled out; None where nobody can tell."""
         text = plain_prompt(messages)
         return Prompt(text, self.count_tokens(text))
+
+    def last_tokens(self) -> LastTokens | None:
+        """Return the tokens of the last prompt and of the answer to it; None where the backend cannot tell."""
+        return None
 
     def summary(self) -> Sequence[str]:
         """Return short facts on the loaded model for the status line ("4.1 GB", "32 of 32 layers on GPU")."""

@@ -17,7 +17,7 @@ from ..errors import ContextOverflow, EmptyPrompt, LlamaForgeError, ModelError, 
 from ..memory import format_bytes, format_count
 from ..text_stream import THINK_OPEN
 from ..token_memory import TokenMemory
-from ..types import Chunk, FinishReason, Image, LoadProgress, MemoryNeed, Message, ModelCard, Prompt, Usage
+from ..types import Chunk, FinishReason, Image, LastTokens, LoadProgress, MemoryNeed, Message, ModelCard, Prompt, Usage
 from .base import BaseBackend, plain_prompt
 from .huggingface_folder import HFFolder, card_before_download, fetched_folder, local_folder, read_folder
 from .huggingface_native import (
@@ -190,6 +190,10 @@ class HuggingFaceBackend(BaseBackend):
             else:
                 tokens = self._memory.tokens_of(segments, reader.encode, reader.encode)
             return Prompt("".join("<picture>" if one.image else one.text for one in segments), len(tokens))
+
+    def last_tokens(self) -> LastTokens:
+        with self._reading:
+            return LastTokens(*(self._beside().named(tokens) for tokens in self._memory.last))
 
     def _beside(self) -> Tokenizer:
         """Return a tokenizer that no running answer uses: to encode changes it for a moment."""

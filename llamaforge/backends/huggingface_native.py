@@ -13,6 +13,7 @@ from ..chat_template import Segment
 from ..errors import BackendMissing, GenerationError, ModelError, ModelFileError
 from ..packages import LEAST, outdated
 from ..text_stream import StopMatcher
+from ..types import Token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -125,6 +126,11 @@ class Tokenizer:
     def spelled(self, tokens: list[int]) -> str:
         """Return the text of tokens, special ones too."""
         return str(self._tokenizer.decode(tokens, skip_special_tokens=False))
+
+    def named(self, tokens: list[int]) -> tuple[Token, ...]:
+        """Return tokens with the spelling of the vocabulary, which leaves nothing out."""
+        spelled = self._tokenizer.convert_ids_to_tokens(tokens)
+        return tuple(Token(token, str(text)) for token, text in zip(tokens, spelled, strict=True))
 
     def copy(self) -> Tokenizer:
         return Tokenizer(copy.deepcopy(self._tokenizer))

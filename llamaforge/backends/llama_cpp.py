@@ -37,7 +37,19 @@ from ..memory import find_gpus, format_bytes, format_count, measure, verdict
 from ..packages import outdated
 from ..text_stream import THINK_OPEN
 from ..token_memory import TokenMemory
-from ..types import Chunk, FinishReason, Image, LoadProgress, MemoryNeed, Message, ModelCard, Prompt, Usage
+from ..types import (
+    Chunk,
+    FinishReason,
+    Image,
+    LastTokens,
+    LoadProgress,
+    MemoryNeed,
+    Message,
+    ModelCard,
+    Prompt,
+    Token,
+    Usage,
+)
 from .base import BaseBackend, plain_prompt
 from .llama_cpp_files import card_before_download, fetched_file, header_of, local_file, require_sha256
 from .llama_cpp_fit import (
@@ -251,6 +263,12 @@ class LlamaCppBackend(BaseBackend):
             bos = token_text(self._loaded(), self._loaded().token_bos())
             added = bool(tokens) and tokens[0] == self._loaded().token_bos() and not text.startswith(bos)
             return Prompt(f"{bos if added else ''}{text}", len(tokens))
+
+    def last_tokens(self) -> LastTokens:
+        with self._reading:
+            llama, (prompt, answer) = self._loaded(), self._memory.last
+            named = [tuple(Token(token, token_text(llama, token)) for token in tokens) for tokens in (prompt, answer)]
+            return LastTokens(*named)
 
     def summary(self) -> Sequence[str]:
         if self._header is None:
