@@ -127,25 +127,14 @@ def _launch(forge: LlamaForge, flags: argparse.Namespace, first: str | None) -> 
 
 def _history(data: Path | None) -> History | None:
     """Open the conversations; None, and a sentence, where they can only be kept in memory."""
+    from llamaforge.config import data_folder
     from llamaforge_ui import FILE_NAME, History, HistoryError
 
     try:
-        return History(_data_folder(data) / FILE_NAME)
+        return History(data_folder(data) / FILE_NAME)
     except HistoryError as error:
         print(f"{error} Chats are kept in memory only, until this program ends.")
         return None
-
-
-def _data_folder(data: Path | None) -> Path:
-    """Return where conversations and caches are: as told, on a Space its lasting disk, else the user's own folder."""
-    from platformdirs import user_data_path
-
-    if told := data or os.environ.get("LLAMAFORGE_DATA"):
-        return Path(told).expanduser()
-    lasting = Path("/data")
-    if "SPACE_ID" in os.environ and os.access(lasting, os.W_OK):
-        return lasting / "llamaforge"
-    return user_data_path("llamaforge", appauthor=False)
 
 
 def _address_of(flags: argparse.Namespace, here: str, shared: str | None, public: bool) -> Address:

@@ -327,6 +327,16 @@ def default_folder() -> Path:
     return here if here.is_dir() else Path(platformdirs.user_config_dir("llamaforge", appauthor=False))
 
 
+def data_folder(told: str | Path | None = None) -> Path:
+    """Return where chats and caches are: as told, on a Space its lasting disk, else the user's own folder."""
+    if chosen := told or os.environ.get("LLAMAFORGE_DATA"):
+        return Path(chosen).expanduser()
+    lasting = Path("/data")
+    if "SPACE_ID" in os.environ and os.access(lasting, os.W_OK):
+        return lasting / "llamaforge"
+    return platformdirs.user_data_path("llamaforge", appauthor=False)
+
+
 def read_model(path: Path) -> Model:
     """Read one model's file; what is wrong with it stands in `problem`."""
     try:

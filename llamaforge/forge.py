@@ -231,6 +231,8 @@ class LlamaForge:
             BackendMissing: the package behind its backend is not installed.
         """
         model = self.model(name)
+        if model.problem is not None:
+            raise model.problem  # it may name no backend at all
         return self._check(model, get_backend(model.backend)(), parameters or {})
 
     def load_model(self, name: str, parameters: Mapping[str, Any] | None = None) -> None:

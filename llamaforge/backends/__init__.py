@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 
-from ..errors import BackendError
+from ..errors import BackendError, BackendMissing
 from .base import BaseBackend
 from .parameters import Parameters, unknown_name
 
@@ -85,6 +85,11 @@ def _import_backend(name: str, place: str) -> type[BaseBackend]:
         backend = getattr(importlib.import_module(module_name), class_name)
     # A user's module may fail in any way, sys.exit() included; it must not take the others down.
     except (Exception, SystemExit) as failure:
+        if isinstance(failure, ModuleNotFoundError) and place.startswith("llamaforge.") and failure.name:
+            raise BackendMissing(
+                f"Backend {name!r} needs the package {failure.name}, which is not installed. "
+                f"Install it and start again: pip install {failure.name.partition('.')[0]}"
+            ) from failure
         raise BackendError(
             f"Backend {name!r} cannot be imported from {place!r}: {type(failure).__name__}: {failure}"
         ) from failure
