@@ -55,6 +55,7 @@ from .types import (
     Prompt,
     Result,
     Role,
+    Strengths,
     Token,
     Usage,
 )
@@ -109,6 +110,7 @@ __all__ = [
     "ServiceUnreachable",
     "Setting",
     "Status",
+    "Strengths",
     "Token",
     "Usage",
     "backend_names",

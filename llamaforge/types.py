@@ -36,6 +36,17 @@ class Prompt:
     tokens: int | None = None  # where nobody can tell
 
 
+@dataclass(frozen=True, slots=True)
+class Strengths:
+    """What a backend is good at and what not, a short phrase each, for who chooses one; empty what it does not say."""
+
+    performance: str = ""
+    flexibility: str = ""
+    quality: str = ""
+    cost: str = ""
+    privacy: str = ""
+
+
 class Token(NamedTuple):
     """A token: its number, and how the model's vocabulary spells it ("Ġworld")."""
 

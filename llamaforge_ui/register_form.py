@@ -24,6 +24,7 @@ from llamaforge import (
     get_backend,
 )
 
+from .comparison import comparison
 from .convert import notice
 from .page import Page, at_once, unlisted
 
@@ -38,6 +39,7 @@ class RegisterParts(NamedTuple):
 
     backend: gr.Dropdown
     about: gr.HTML
+    compared: gr.HTML
     found: gr.Dropdown
     service: gr.Row
     api_base: gr.Textbox
@@ -68,6 +70,7 @@ class RegisterForm:
         parts, backend = self.parts, _backend(name)
         return self.found(name) | {
             parts.about: backend.about,
+            parts.compared: comparison(name),
             parts.service: gr.update(visible=backend.is_service),
             parts.path: gr.update(label=backend.path_label, info=backend.path_help, placeholder=backend.path_example),
             parts.file: gr.update(visible="file" in backend.file_keys, value=""),
@@ -107,6 +110,7 @@ def build_register_form(page: Page) -> tuple[RegisterForm, gr.Button]:
     with gr.Row():
         backend = gr.Dropdown(backend_names(), value=USUAL_BACKEND, elem_id="register-backend", label="Backend")
         about = gr.HTML(usual.about, elem_id="register-about")
+    compared = gr.HTML(comparison(USUAL_BACKEND), elem_id="register-compared")
     found = gr.Dropdown([], elem_id="register-found", label="Found in your models folder", visible=False)
     with gr.Row(visible=False, elem_id="register-service") as service:
         api_base = gr.Textbox(
@@ -137,7 +141,7 @@ def build_register_form(page: Page) -> tuple[RegisterForm, gr.Button]:
         )
     register = gr.Button("Register", elem_id="register-model", variant="primary", scale=0, min_width=160)
     line = gr.HTML(elem_id="register-notice", elem_classes="lf-notice")
-    parts = RegisterParts(backend, about, found, service, api_base, api_key, test, path, file, name, line)
+    parts = RegisterParts(backend, about, compared, found, service, api_base, api_key, test, path, file, name, line)
     return RegisterForm(page, parts), register
 
 

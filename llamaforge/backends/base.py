@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from ..types import Chunk, LastTokens, LoadProgress, MemoryNeed, Message, ModelCard, Prompt
+from ..types import Chunk, LastTokens, LoadProgress, MemoryNeed, Message, ModelCard, Prompt, Strengths
 from .parameters import Parameters, SamplingParameters
 
 
@@ -42,6 +42,9 @@ class BaseBackend:
 
     about: ClassVar[str] = ""
     """What it is good at, in a sentence for who chooses a backend."""
+
+    strengths: ClassVar[Strengths] = Strengths()
+    """The same by performance, flexibility, quality, cost and privacy; the page compares the backends by them."""
 
     path_label: ClassVar[str] = "Path"
     path_help: ClassVar[str] = "What the backend is given to load."

@@ -17,7 +17,19 @@ from ..errors import ContextOverflow, EmptyPrompt, LlamaForgeError, ModelError, 
 from ..memory import format_bytes, format_count
 from ..text_stream import THINK_OPEN
 from ..token_memory import TokenMemory
-from ..types import Chunk, FinishReason, Image, LastTokens, LoadProgress, MemoryNeed, Message, ModelCard, Prompt, Usage
+from ..types import (
+    Chunk,
+    FinishReason,
+    Image,
+    LastTokens,
+    LoadProgress,
+    MemoryNeed,
+    Message,
+    ModelCard,
+    Prompt,
+    Strengths,
+    Usage,
+)
 from .base import BaseBackend, plain_prompt
 from .huggingface_folder import HFFolder, card_before_download, fetched_folder, local_folder, read_folder
 from .huggingface_native import (
@@ -56,6 +68,13 @@ class HuggingFaceBackend(BaseBackend):
 
     Parameters = HuggingFaceParameters
     about = "Models of the Hugging Face Hub as they were published: the most to choose from, best on a GPU, private."
+    strengths = Strengths(
+        performance="best on a GPU; slow and large on a CPU",
+        flexibility="most architectures, on the day they appear",
+        quality="the weights as published, or in 8 or 4 bits",
+        cost="your electricity; a GPU with much memory",
+        privacy="stays on this computer",
+    )
     keeps_to_seed = True
     reads_beside = True
     path_label = "Folder or repository"

@@ -47,6 +47,7 @@ from ..types import (
     Message,
     ModelCard,
     Prompt,
+    Strengths,
     Token,
     Usage,
 )
@@ -90,6 +91,13 @@ class LlamaCppBackend(BaseBackend):
     keeps_to_seed = True
     reads_beside = True  # llama.h: the API of tokenization is thread-safe
     about = "GGUF files on this computer: the fastest on a CPU, small by quantisation, private, at no cost."
+    strengths = Strengths(
+        performance="the fastest on a CPU; GPU by a build flag",
+        flexibility="GGUF files; runs nearly anywhere",
+        quality="quantisation costs a little, below 4 bits more",
+        cost="your electricity; little memory",
+        privacy="stays on this computer",
+    )
     path_help = "The file on this computer, which stays where it is; or owner/name on the Hugging Face Hub."
     path_example = "/home/you/models/llama-3-8b-q4_k_m.gguf"
 

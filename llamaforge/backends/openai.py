@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import ModelError, NoModelLoaded
-from ..types import Chunk, Message, ModelCard, Prompt
+from ..types import Chunk, Message, ModelCard, Prompt, Strengths
 from .base import BaseBackend
 from .openai_address import DEFAULT_ADDRESS, DEFAULT_PARALLEL, DEFAULT_TIMEOUT, Endpoint, endpoint_of, require_public
 from .openai_request import EXTRA, messages_of
@@ -134,6 +134,13 @@ class OpenAIBackend(BaseBackend):
     about = (
         "Any OpenAI-compatible service, or a server of your own: the largest models without memory of yours; what you "
         "write goes there, and may cost money."
+    )
+    strengths = Strengths(
+        performance="the service's; the network adds to it",
+        flexibility="any model that the service has",
+        quality="the largest models there are",
+        cost="by the token, or nothing at a server of your own",
+        privacy="goes to the service",
     )
     path_label = "Model"
     path_help = "Its name at the service; Test connection lists them."

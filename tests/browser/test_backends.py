@@ -40,6 +40,22 @@ def test_the_form_says_what_a_backend_is_good_at_and_what_it_needs(page: Page) -
     expect(page.locator("#register-file")).to_be_hidden()
 
 
+@pytest.mark.parametrize(
+    ("context", "columns"),
+    [({"viewport": {"width": 1280, "height": 900}}, 3), ({"viewport": {"width": 390, "height": 844}}, 1)],
+    indirect=["context"],
+    ids=["desktop", "phone"],
+)
+def test_the_form_compares_the_backends_as_far_as_there_is_room(page: Page, columns: int) -> None:
+    table = page.get_by_role("table", name="What each backend is good at")
+    for backend, privacy in {"openai": "goes to the service", "llama.cpp": "stays on this computer"}.items():
+        choose_backend(page, backend)
+        expect(table.locator("td.lf-chosen").last).to_have_text(privacy)
+        expect(table.locator("tbody tr").last.locator("td:visible")).to_have_count(columns)
+    box = table.bounding_box()
+    assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= page.viewport_size["width"]  # type: ignore[index]
+
+
 def test_a_hugging_face_folder_is_registered_by_path_and_answers(page: Page, app: App) -> None:
     choose_backend(page, "huggingface")
     page.locator("#register-path textarea, #register-path input").fill(str(app.folder / "Tiny-1M-Instruct"))
