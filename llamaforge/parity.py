@@ -86,6 +86,9 @@ def compare(
 def judge(left: Side, right: Side) -> Report:
     """Return what differs first between two models, and what that means."""
     if difference := _of_prompts(left, right):
+        if before := _put_before(left, right) or _put_before(right, left):
+            because = f"The prompts are the same but for {before!r}, which one tokenizer puts before every prompt."
+            return Report(left, right, "tokenizer", because, difference)
         return Report(left, right, "template", "Their chat templates make different prompts of it.", difference)
     if difference := _of_tokens("prompt tokens", left.prompt_tokens, right.prompt_tokens):
         return Report(left, right, "tokenizer", "Their tokenizers cut the same prompt differently.", difference)
@@ -141,6 +144,12 @@ def _of_prompts(left: Side, right: Side) -> Difference | None:
     if left.prompt is None or right.prompt is None:
         return None
     return _of_texts("prompt", left.prompt, right.prompt)
+
+
+def _put_before(one: Side, other: Side) -> str:
+    """Return the token that stands before the prompt of one and is all that the other lacks, empty if none is."""
+    first = one.prompt_tokens[0].text if one.prompt_tokens else ""
+    return first if first and one.prompt == f"{first}{other.prompt}" else ""
 
 
 def _of_texts(of: Literal["prompt", "answer"], left: str, right: str) -> Difference | None:

@@ -99,6 +99,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder / "shouted.gguf", chat_template=CHATML.replace("['content']", "['content'] | upper")
         ),
         "unmerged": write_random(folder / "unmerged.gguf", metadata=other_tokens),
+        "begun": write_random(folder / "begun.gguf", metadata={"tokenizer.ggml.add_bos_token": True}),
         "q8": write_random(folder / "q8.gguf", file_type=gguf.LlamaFileType.MOSTLY_Q8_0),
     }
     forge = LlamaForge(folder)
@@ -131,6 +132,7 @@ def test_the_same_weights_in_two_engines_are_the_same(folder: Path) -> None:
     [
         ("shouted", "template", "prompt"),
         ("unmerged", "tokenizer", "prompt tokens"),
+        ("begun", "tokenizer", "prompt"),
         ("q8", "numerics", "answer tokens"),
     ],
 )
@@ -148,6 +150,13 @@ def test_the_first_token_that_differs_is_named_with_those_around_it(folder: Path
     assert difference is not None
     assert difference.left.startswith("'What' 'Ġis' 'Ġthe' → 'Ġanswer' (")
     assert difference.right.startswith("'What' 'Ġis' 'Ġthe' → 'Ġan")
+
+
+def test_a_token_that_one_puts_before_every_prompt_is_named(folder: Path) -> None:
+    because = compared(folder, "plain", "begun", tokens=1).because
+    assert because == (
+        "The prompts are the same but for '<|endoftext|>', which one tokenizer puts before every prompt."
+    )
 
 
 def test_what_is_known_of_the_precision_is_told(folder: Path) -> None:
