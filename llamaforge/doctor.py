@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ def examine(config: Path | None = None, data: Path | None = None) -> list[Findin
     return [
         _python(),
         *_hardware(gpus, cards),
+        *_absent_tools(),
         _absent_llama_cpp(gpus) or of_llama_cpp(probe("llama-cpp"), gpus, cards),
         _absent_huggingface(gpus) or _extra("huggingface", "transformers", "Hugging Face models can be used"),
         *([of_torch(probe("torch"), gpus)] if installed_version("torch") else []),
@@ -103,6 +105,17 @@ def _build_for(gpus: tuple[Gpu, ...], cards: tuple[str, ...]) -> str:
     if gpus:
         return GPU_BUILDS.get(gpus[0].name, "GGML_CUDA")
     return VULKAN if {*cards} - {"NVIDIA"} else ""
+
+
+def _absent_tools() -> Iterator[Finding]:
+    """Yield what is missing to compile llama-cpp-python, where it is yet to be."""
+    lacking = [tool for tool in ("c++", "cmake") if shutil.which(tool) is None]
+    if not lacking or installed_version(COMPILED):
+        return
+    is_mac = platform.system() == "Darwin"
+    line = "xcode-select --install; brew install cmake" if is_mac else "sudo apt-get install build-essential cmake"
+    where = "" if is_mac else "; on Debian and Ubuntu"
+    yield Finding(f"To compile llama-cpp-python, {_listed(lacking)} must be installed first{where}:", True, line)
 
 
 def _absent_llama_cpp(gpus: tuple[Gpu, ...]) -> Finding | None:

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -56,10 +56,19 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def bare(python: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def bare(
+    python: Path, *arguments: object, tools: Sequence[str] = ("c++", "cmake")
+) -> subprocess.CompletedProcess[str]:
+    """Run the program there; of this machine's programs it finds those alone that are named."""
+    programs = python.parent / "-".join(["only", *tools])
+    programs.mkdir(exist_ok=True)
+    for tool in tools:
+        (programs / tool).touch(mode=0o755)
     variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     command = [str(python), "-m", "llamaforge", *map(str, arguments)]
-    return subprocess.run(command, env=variables, cwd="/", capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command, env={**variables, "PATH": str(programs)}, cwd="/", capture_output=True, text=True, timeout=60
+    )
 
 
 def sentences(said: str) -> str:
@@ -84,6 +93,13 @@ def test_without_torch_and_llama_cpp_python_it_says_so_in_full_sentences(bare_py
     lines = shell_lines(done.stdout)
     assert len(lines) == 4 and all(f"{bare_python} -m pip install " in line for line in lines)
     assert "llama-cpp-python==0.3.36" in lines[0] and "'torch>=2.6'" in lines[1]
+
+
+@pytest.mark.parametrize(("tools", "lacking"), [(["c++"], "cmake"), ([], "c++ and cmake")])
+def test_what_compiles_llama_cpp_python_is_missed_too(bare_python: Path, tools: list[str], lacking: str) -> None:
+    said = bare(bare_python, "doctor", tools=tools).stdout
+    assert f"To compile llama-cpp-python, {lacking} must be installed first" in sentences(said)
+    assert len(shell_lines(said)) == 5
 
 
 def test_without_any_engine_the_other_commands_work_in_sentences(bare_python: Path, tmp_path: Path) -> None:
