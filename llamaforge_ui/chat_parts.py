@@ -27,6 +27,7 @@ class ChatParts(NamedTuple):
 
     older: gr.Button
     turns: gr.Chatbot
+    asked: gr.Markdown  # the message that is being answered, until both stand in the chat
     live: gr.Markdown
     live_status: gr.HTML
     prompt: gr.HTML
@@ -56,7 +57,7 @@ def build_chat_parts(page: Page) -> ChatParts:
     return ChatParts(*parts, *(gr.Textbox(visible="hidden") for _ in range(5)))
 
 
-def _log(page: Page) -> tuple[gr.Button, gr.Chatbot, gr.Markdown, gr.HTML, gr.HTML]:
+def _log(page: Page) -> tuple[Any, ...]:
     with gr.Column(elem_id="chat-log"):
         older = gr.Button("Show older messages", elem_id="older-turns", size="sm", elem_classes=shown(False))
         turns = gr.Chatbot(
@@ -76,10 +77,11 @@ def _log(page: Page) -> tuple[gr.Button, gr.Chatbot, gr.Markdown, gr.HTML, gr.HT
             group_consecutive_messages=False,
             placeholder=EMPTY_CHAT if page.for_owner else EMPTY_PUBLIC_CHAT,
         )
+        asked = gr.Markdown(elem_id="live-question", latex_delimiters=LATEX, line_breaks=True, container=False)
         live = gr.Markdown(elem_id="live-turn", latex_delimiters=LATEX, line_breaks=True, container=False)
         live_status = gr.HTML(elem_id="live-status")
         prompt = gr.HTML(elem_id="prompt-view")
-    return older, turns, live, live_status, prompt
+    return older, turns, asked, live, live_status, prompt
 
 
 def _composer() -> tuple[Any, ...]:

@@ -45,6 +45,7 @@ class ChatTab:
         drawn = {
             parts.turns: value,
             parts.older: self._older(conversation, visit.turns),
+            parts.asked: "",
             parts.live: "",
             parts.live_status: "",
             parts.prompt: "",
@@ -56,6 +57,15 @@ class ChatTab:
             parts.meter_due: self.meter_due(conversation),
             self.sidebar.list: chat_list(self.page, session),
         }
+        return drawn | self.buttons(conversation) | {getattr(parts, name): value for name, value in changes.items()}
+
+    def asked(self, conversation: Conversation, **changes: Any) -> Updates:
+        """Return the tab as an answer begins to a message that alone is new: live.js draws both, and the chat stays.
+
+        To draw the chat anew takes the longer the longer it is, and would hold up the answer's first words.
+        """
+        parts = self.parts
+        drawn = {parts.notice: "", parts.answering: answering(conversation, asked=True)}
         return drawn | self.buttons(conversation) | {getattr(parts, name): value for name, value in changes.items()}
 
     def opened(self, session: str, **changes: Any) -> Updates:
@@ -116,10 +126,14 @@ class ChatTab:
             yield self.settled(session, **restored) | self.problem(error)
         else:
             conversation = self.page.conversations.of(session)
+            begun = conversation.begun
             ended = generation is not None and conversation.running is None
-            yield self.settled(session, **changes)
-            if ended and conversation.begun is not None:
-                async for updates in self.finish(session, conversation.begun.number, box):
+            if begun is not None and begun.asked and begun.generation is generation and not ended:
+                yield self.asked(conversation, **changes)
+            else:
+                yield self.settled(session, **changes)
+            if ended and begun is not None:
+                async for updates in self.finish(session, begun.number, box):
                     yield updates
         yield self.labels()
 
@@ -133,6 +147,10 @@ class ChatTab:
         begun = conversation.begun
         if begun is None or begun.number != number:
             return
+        if conversation.running is not None:
+            visit = self.page.conversations.visit(session)
+            value = chatbot_value(conversation, self.page.role, without_running=True, most=visit.turns)
+            yield {self.parts.turns: value, self.parts.asked: ""} | self.buttons(conversation)
         async for live in self._drawn(conversation, begun):
             if self.page.conversations.of(session) is not conversation:
                 return  # another chat was opened meanwhile
@@ -338,7 +356,8 @@ def _wire_live(tab: ChatTab) -> None:
     end.click(finish, values, tab.outputs, js=told, concurrency_limit=None, trigger_mode="multiple", **unlisted())
     draw = gr.Button(elem_id="live-draw", elem_classes=shown(False))
     drawing = "() => window.llamaforge.liveTurn()"
-    draw.click(None, None, [parts.live, parts.live_status], js=drawing, trigger_mode="multiple", **unlisted())
+    shown_live = [parts.asked, parts.live, parts.live_status]
+    draw.click(None, None, shown_live, js=drawing, trigger_mode="multiple", **unlisted())
     parts.answering.change(None, parts.answering, None, js="(told) => window.llamaforge.follow(told)")
 
 
@@ -388,10 +407,15 @@ def _publish_endpoint(tab: ChatTab) -> None:
     api(chat, api_name="chat", concurrency_limit=None)
 
 
-def answering(conversation: Conversation) -> str:
-    """Return what page.js follows an answer by: the chat, the number of its last answer, and whether it runs."""
+def answering(conversation: Conversation, *, asked: bool = False) -> str:
+    """Return what live.js follows an answer by: the chat, the number of its last answer, and whether it runs.
+
+    Args:
+        asked: the message that it answers is to be drawn with it.
+    """
     number = conversation.begun.number if conversation.begun is not None else 0
-    return f"{conversation.id} {number} {'running' if conversation.running is not None else 'ended'}"
+    state = "running" if conversation.running is not None else "ended"
+    return f"{conversation.id} {number} {state}{' asked' if asked else ''}"
 
 
 def session_of(request: gr.Request) -> str:

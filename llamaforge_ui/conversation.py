@@ -34,11 +34,17 @@ class JustSent(AnswerRunning):
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An answer that was begun, the how manieth of its chat, and the text that it continues."""
+    """An answer that was begun, the how manieth of its chat.
+
+    Args:
+        earlier: the text that it continues.
+        asked: the message that it answers, where that alone is new: nothing above it is to be drawn anew.
+    """
 
     number: int
     generation: Generation
     earlier: str = ""
+    asked: str = ""
 
 
 class Conversation:
@@ -176,7 +182,8 @@ class Conversation:
         with self._lock:
             about = {"thumbnails": list(thumbnails)} if thumbnails else {}
             question = Turn("user", text, about=about, images=tuple(images), has_images=bool(images))
-            generation = self._answer([*self.turns, question], start, text)
+            alone = bool(self.turns) and not images
+            generation = self._answer([*self.turns, question], start, text, asked=text if alone else "")
             self._asked = (text, time.monotonic())
             return generation
 
@@ -224,7 +231,7 @@ class Conversation:
             self._begin(last, generation)
             return generation
 
-    def _answer(self, turns: list[Turn], start: Start, written: str) -> Generation:
+    def _answer(self, turns: list[Turn], start: Start, written: str, asked: str = "") -> Generation:
         """Start the answer to some turns, which then are the branch that is shown."""
         self._require_idle()
         before = self.turns
@@ -237,13 +244,14 @@ class Conversation:
             generation.stop()
             raise
         self._before, self._written = before, written
-        self._begin(answer, generation)
+        self._begin(answer, generation, asked)
         return generation
 
-    def _begin(self, turn: Turn, generation: Generation) -> None:
+    def _begin(self, turn: Turn, generation: Generation, asked: str = "") -> None:
         turn.about |= asked_of(generation)
         turn.generation, turn.journaled = generation, (0, 0)
-        self.begun = Begun(self.begun.number + 1 if self.begun is not None else 1, generation, turn.said)
+        number = self.begun.number + 1 if self.begun is not None else 1
+        self.begun = Begun(number, generation, turn.said, asked)
         if turn not in self._unsettled:
             self._unsettled.append(turn)
 

@@ -22,6 +22,7 @@ from .conversation import Begun, Conversation
 from .gate import OWNER_PAGE, refuse
 from .live_turn import POLL, Frame, frames, live_status, live_text
 from .page import Page
+from .plain_text import harmless
 
 BEGIN_PATIENCE = 5.0  # seconds for an answer to begin: a stream is asked for together with it
 Id = Annotated[str, Field(max_length=64)]
@@ -82,6 +83,8 @@ async def changes(page: Page, conversation: Conversation, begun: Begun) -> Async
     A change takes `cut` UTF-16 units, which JavaScript counts in, off the end of the text and puts `add` there.
     """
     text = ""
+    if begun.asked:
+        yield change("", "") | {"asked": harmless(begun.asked), "status": ""}
     async for frame in frames(page.forge, begun.generation, page.longest):
         await asyncio.to_thread(conversation.journal, begun.generation, frame.text, frame.reasoning)
         shown = live_text(frame, begun.earlier)

@@ -259,8 +259,8 @@ def send(page: Page, text: str) -> None:
 
 
 def users(page: Page) -> Locator:
-    """The visitor's committed messages."""
-    return page.locator(f"#chat-turns [data-testid=user]{SAID}")
+    """The visitor's messages, the one that is being answered among them."""
+    return page.locator(f"#chat-turns [data-testid=user]{SAID}, #live-question .md:has(> *)")
 
 
 def answers(page: Page) -> Locator:

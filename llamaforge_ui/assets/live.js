@@ -3,15 +3,16 @@
   const SLOWEST = 400; // milliseconds between drawings, however busy the page is
   const SHARE = 3; // a third of the time goes into drawing, at most
   const here = window.llamaforge;
-  let told = { chat: "", number: 0, running: false }; // by the server: the last answer
+  let told = { chat: "", number: 0, running: false, asked: false }; // by the server: the last answer
   let reading = null; // the stream that is open: of the answer after `number` in `chat`
+  let asked = ""; // the message that is answered
   let text = "";
   let status = "";
   let due = 0; // when the next drawing may begin
   let timer = 0;
 
   // What the hidden buttons of chat_tab.py take: what is drawn, and which answer has no more to read.
-  here.liveTurn = () => [text, status];
+  here.liveTurn = () => [reading?.own || told.asked ? asked : "", text, status];
   here.finished = 0;
 
   const draw = () => {
@@ -32,8 +33,9 @@
     timer = setTimeout(draw, Math.max(0, due - performance.now()));
   };
 
-  const take = ({ cut, add, status: line }) => {
-    const first = !text && add;
+  const take = ({ cut, add, status: line, asked: message }) => {
+    const first = (!text && add) || message;
+    asked = message ?? asked;
     text = (cut ? text.slice(0, -cut) : text) + add;
     status = line;
     if (first) draw();
@@ -59,11 +61,11 @@
   };
 
   // Reads the answer after `number` in a chat, which runs or begins within seconds.
-  const read = async (chat, number) => {
+  const read = async (chat, number, own = false) => {
     if (reading?.chat === chat && reading.number === number) return;
     reading?.abort.abort();
-    const mine = (reading = { chat, number, abort: new AbortController(), begun: false });
-    text = status = "";
+    const mine = (reading = { chat, number, abort: new AbortController(), begun: false, own });
+    asked = text = status = "";
     const body = JSON.stringify({ key: here.tabKey(), chat, drawn: number });
     try {
       for await (const change of lines({ method: "POST", body, signal: mine.abort.signal })) {
@@ -81,8 +83,8 @@
 
   // Hears from the server which answer runs, or that the chat is drawn with the last one.
   here.follow = (line) => {
-    const [chat, number, state] = (line ?? "").split(" ");
-    told = { chat, number: Number(number), running: state === "running" };
+    const [chat, number, state, more] = (line ?? "").split(" ");
+    told = { chat, number: Number(number), running: state === "running", asked: more === "asked" };
     const known = reading?.chat === chat && reading.number === told.number - 1;
     if (told.running && known && reading.ended) return finish(told.number);
     if (told.running) return void read(chat, told.number - 1);
@@ -92,15 +94,15 @@
     }
     clearTimeout(timer);
     timer = 0;
-    text = status = "";
+    asked = text = status = "";
     // A drawing that was under way may have come after the end.
-    setTimeout(() => { if (!text && document.querySelector("#live-turn .md > *")) draw(); }, 200);
+    setTimeout(() => { if (!text && !asked && document.querySelector(":is(#live-turn, #live-question) .md > *")) draw(); }, 200);
   };
 
   // The answer is asked for together with the message, so that its first word waits for nothing.
   const early = () => {
     const box = document.querySelector("#chat-input textarea");
-    if (told.chat && !told.running && box?.value.trim()) read(told.chat, told.number);
+    if (told.chat && !told.running && box?.value.trim()) read(told.chat, told.number, true);
   };
   document.addEventListener("click", ({ target }) => { if (target.closest?.("#send")) early(); }, true);
   document.addEventListener("keydown", (event) => {
