@@ -1,4 +1,4 @@
-"""The tokens in which a model read its last prompt and wrote its answer, for a prompt that goes on from there.
+"""The tokens in which a model read its prompts and wrote its answers, for prompts that go on from there.
 
 A model may spell a text in other tokens than the tokenizer would. A chat that goes on, or an answer that is continued,
 is given the very tokens that the KV cache holds, so that nothing is evaluated twice and nothing is read differently.
@@ -13,10 +13,14 @@ from typing import NamedTuple
 from .chat_template import Segment
 
 Tokenize = Callable[[Sequence[Segment]], list[int]]
+MOST_CHATS = 32  # some 300 KB each where a window of 8,192 tokens is full
 
 
 class Exchange(NamedTuple):
-    """A prompt, by its key and its tokens, and the answer to it: texts, each with the tokens that say it."""
+    """What a prompt adds to the exchange before it, by its key and its tokens, and the answer to it.
+
+    An answer is texts, each with the tokens that say it.
+    """
 
     key: str
     prompt: list[int]
@@ -24,24 +28,37 @@ class Exchange(NamedTuple):
 
 
 class TokenMemory:
-    """Remembers one prompt and its answer; one thread writes, and any may ask meanwhile."""
+    """Remembers the last chats; one thread writes, and any may ask meanwhile."""
 
     def __init__(self) -> None:
-        self._last = Exchange("", [], [])  # replaced as a whole, so that nobody reads half of each
+        self._chats: tuple[tuple[Exchange, ...], ...] = ()  # replaced as a whole, so that nobody reads half of it
+        self._answer = Exchange("", [], [])
         self._open: list[int] = []  # tokens whose text is not whole yet, and that text
         self._text = ""
 
     def begin(self, segments: Sequence[Segment], tokens: Sequence[int]) -> None:
-        """Note a prompt whose answer begins."""
-        self._last = Exchange("".join(map(_key, segments)), list(tokens), [])
+        """Note a prompt whose answer begins; one without segments is not remembered."""
         self._open, self._text = [], ""
+        key = "".join(map(_key, segments))
+        chat, known = self._longest(key)
+        told, place = _tokens_of(known), _length(known)
+        if told != list(tokens[: len(told)]):
+            chat, known, told, place = (), (), [], 0  # it was read in tokens of its own
+        repeated = bool(known) and place == len(key)
+        self._answer = known[-1] if repeated else Exchange(key[place:], list(tokens[len(told) :]), [])
+        if not key:
+            return
+        # A chat that goes on, or whose last answer is written anew, is one; an edit of it is another.
+        others = [one for one in self._chats if one is not chat or len(known) < len(chat)]
+        begun = (*(known[:-1] if repeated else known), self._answer)
+        self._chats = (*others, begun)[-MOST_CHATS:]
 
     def add(self, token: int, text: str, *, whole: bool) -> None:
         """Note a token of the answer and the text that came with it; `whole` when no part of a text is held back."""
         self._open.append(token)
         self._text += text
         if whole:
-            self._last.pieces.append((self._text, self._open))
+            self._answer.pieces.append((self._text, self._open))
             self._open, self._text = [], ""
 
     @property
@@ -50,24 +67,52 @@ class TokenMemory:
         return self._last.prompt, [token for _, tokens in self._last.pieces for token in tokens] + self._open
 
     def tokens_of(self, segments: Sequence[Segment], tokenize: Tokenize, tokenize_rest: Tokenize) -> list[int]:
-        """Return the tokens of a prompt: those that are remembered, as far as it begins with the same text.
+        """Return the tokens of a prompt: those that are remembered, as far as it begins with the same exchanges.
 
         Args:
             tokenize_rest: tokenizes what is no beginning of a prompt.
         """
-        key, last = "".join(map(_key, segments)), self._last
-        if not last.key or not key.startswith(last.key):
-            return tokenize(segments)
-        tokens, place = list(last.prompt), len(last.key)
-        for text, spelled in last.pieces:
-            if place == len(key):
-                break  # it was stopped here, and written on for a moment
-            if not key.startswith(text, place):
-                return tokenize(segments)  # the answer was changed
+        _chat, known = self._longest("".join(map(_key, segments)))
+        rest = _behind(segments, _length(known)) if known else None
+        return [*_tokens_of(known), *tokenize_rest(rest)] if rest is not None else tokenize(segments)
+
+    def _longest(self, key: str) -> tuple[tuple[Exchange, ...], tuple[Exchange, ...]]:
+        """Return the chat that a prompt goes on from, and what it shares with it."""
+        shared = [(_shared(chat, key), chat) for chat in reversed(self._chats)]
+        known, chat = max(shared, key=lambda one: _length(one[0]), default=((), ()))
+        return chat, known
+
+
+def _shared(chat: Sequence[Exchange], key: str) -> tuple[Exchange, ...]:
+    """Return the exchanges that a prompt begins with; where it ends within an answer, that one as far as there."""
+    known: list[Exchange] = []
+    place = 0
+    for exchange in chat:
+        if not key.startswith(exchange.key, place):
+            break
+        place += len(exchange.key)
+        answer, pieces = list(exchange.pieces), 0
+        while pieces < len(answer) and place < len(key) and key.startswith(answer[pieces][0], place):
+            place += len(answer[pieces][0])
+            pieces += 1
+        if pieces < len(answer) and place < len(key):
+            break  # the answer was changed, and is read together with its question
+        # Where the prompt ends before the answer does, it was stopped there and written on for a moment.
+        known.append(exchange._replace(pieces=answer[:pieces]))
+    return tuple(known)
+
+
+def _tokens_of(exchanges: Sequence[Exchange]) -> list[int]:
+    tokens: list[int] = []
+    for exchange in exchanges:
+        tokens += exchange.prompt
+        for _text, spelled in exchange.pieces:
             tokens += spelled
-            place += len(text)
-        rest = _behind(segments, place)
-        return [*tokens, *tokenize_rest(rest)] if rest is not None else tokenize(segments)
+    return tokens
+
+
+def _length(exchanges: Sequence[Exchange]) -> int:
+    return sum(len(exchange.key) + sum(len(text) for text, _ in exchange.pieces) for exchange in exchanges)
 
 
 def _key(segment: Segment) -> str:

@@ -112,6 +112,16 @@ def test_another_picture_in_the_same_place_is_looked_at(near: Seeing, eyes: Path
     assert answer(forge, picture("blue")).text == blue
 
 
+def test_a_kept_chat_is_given_back_with_its_own_picture(near: Seeing, eyes: Path) -> None:
+    forge = near(eyes)
+    red, blue = picture("red"), picture("blue")
+    told = [answer(forge, one) for one in (red, blue, red, blue)]
+    assert [one.text for one in told[:2]] == [one.text for one in told[2:]]
+    assert told[0].text != told[1].text
+    assert usage(told[1]).cached_tokens < IMAGE_TOKENS
+    assert all(usage(one).cached_tokens == usage(one).prompt_tokens - 1 for one in told[2:])
+
+
 def test_pictures_are_seen_in_their_order(near: Seeing, eyes: Path) -> None:
     forge, red, blue = near(eyes), picture("red"), picture("blue")
     one, other = answer(forge, red, blue), answer(forge, blue, red)

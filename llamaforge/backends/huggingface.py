@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from .. import hub
 from ..chat_template import PLAIN, ChatTemplate, Segment, opens_thoughts
 from ..errors import ContextOverflow, EmptyPrompt, LlamaForgeError, ModelError, NoVision
-from ..memory import format_bytes, format_count
+from ..memory import find_gpus, format_bytes, format_count, measure
+from ..prompt_cache import capacity_of
 from ..text_stream import THINK_OPEN
 from ..token_memory import TokenMemory
 from ..types import (
@@ -31,6 +32,7 @@ from ..types import (
     Usage,
 )
 from .base import BaseBackend, plain_prompt
+from .huggingface_context import Context
 from .huggingface_folder import HFFolder, card_before_download, fetched_folder, local_folder, read_folder
 from .huggingface_native import (
     Answer,
@@ -87,6 +89,7 @@ class HuggingFaceBackend(BaseBackend):
 
     def __init__(self) -> None:
         self._model: PreTrainedModel | None = None
+        self._context: Context | None = None
         self._tokenizer: Tokenizer | None = None
         self._sight: Sight | None = None
         self._reader: Tokenizer | None = None
@@ -98,8 +101,6 @@ class HuggingFaceBackend(BaseBackend):
         self._warnings: tuple[str, ...] = ()
         self._stopped = threading.Event()
         self._load_progress: LoadProgress | None = None
-        self._cache: Any = None
-        self._cached: list[int] = []  # the tokens whose keys and values the cache holds
 
     def check(self, path: str, parameters: Mapping[str, Any]) -> None:
         require_packages(parameters)
@@ -155,7 +156,10 @@ class HuggingFaceBackend(BaseBackend):
         self.check(str(path), settings)
         folder = read_folder(path)
         device = device_of(settings.get("device"))
+        need = self.memory_needed(str(path), settings)
+        capacity = capacity_of(settings.get("prompt_cache_mb"), need, measure(find_gpus()))
         self._tokenizer, self._model, self._sight, self._warnings = _open(folder, device, settings)
+        self._context = Context(self._model, capacity)
         self.sees_images = self._sight is not None
         self._folder, self._device = folder, str(self._model.device)
         self.context_window = folder.context_window
@@ -177,9 +181,9 @@ class HuggingFaceBackend(BaseBackend):
     def unload_model(self) -> None:
         model, self._model = self._model, None
         with self._reading:
-            self._tokenizer = self._reader = self._sight = self._template = self._cache = None
+            self._tokenizer = self._reader = self._sight = self._template = self._context = None
         self._memory = TokenMemory()
-        self._cached, self._warnings, self.sees_images = [], (), False
+        self._warnings, self.sees_images = (), False
         if model is not None:
             import torch
 
@@ -248,14 +252,14 @@ class HuggingFaceBackend(BaseBackend):
         if images and self._sight is not None:
             with self._reading:
                 prompt, seen = self._sight.inputs(segments, images)
-            yield from self._stream(segments, prompt, settings, seen)
+            yield from self._stream(segments, prompt, settings, messages, seen)
             return
         encode = self._tokens_of().encode
-        yield from self._stream(segments, self._memory.tokens_of(segments, encode, encode), settings)
+        yield from self._stream(segments, self._memory.tokens_of(segments, encode, encode), settings, messages)
 
     def generate_stream(self, prompt: str, parameters: Mapping[str, Any] | None = None) -> Iterator[str | Chunk]:
         tokens = self._raw_tokens(prompt, self._tokens_of())
-        return self._stream([Segment(prompt, literal=False)], tokens, parameters or {})
+        return self._stream([Segment(prompt, literal=False)], tokens, parameters or {}, [Message("user", prompt)])
 
     def _raw_tokens(self, prompt: str, reader: Tokenizer) -> list[int]:
         segments = [Segment(prompt, literal=False)]
@@ -266,9 +270,12 @@ class HuggingFaceBackend(BaseBackend):
         segments: Sequence[Segment],
         prompt: list[int],
         parameters: Mapping[str, Any],
+        chat: Sequence[Message],
         seen: Mapping[str, Any] | None = None,
     ) -> Iterator[str | Chunk]:
         """Yield what continues a prompt; `seen` is what the model is given of its pictures."""
+        context = self._context
+        assert context is not None
         self._stopped.clear()
         yield Chunk()  # whoever stops this answer is heard from here on
         if not prompt:
@@ -277,34 +284,34 @@ class HuggingFaceBackend(BaseBackend):
         if window and len(prompt) >= window:
             raise ContextOverflow(len(prompt), window)
         decoder = self._tokens_of().decoder(parameters.get("stop") or ())
-        if seen:
-            self._cached = []  # two pictures are the same tokens
-        cached = self._reusable(prompt)
+        cached = context.reuse(prompt if not seen else [], chat)  # two pictures are the same tokens
         self._memory.begin(segments if not seen else [], prompt)
         tokens: list[int] = []
         finish: FinishReason = "cancelled"
         try:
             if not seen:
-                yield from self._evaluate(prompt, cached)
+                yield from self._evaluate(prompt, cached, context.cache)
             if not self._stopped.is_set():
-                finish = yield from self._generate(prompt, tokens, decoder, parameters, seen or {})
+                beside = {"past_key_values": context.cache} if context.cache is not None else {}
+                beside |= on_device(seen or {}, self._loaded())
+                finish = yield from self._generate(prompt, tokens, decoder, parameters, beside)
         except Exception:
-            self._cache = None  # nobody knows what it holds
+            context.forget()
             raise
         finally:
-            self._remember([*prompt, *tokens])
+            context.remember([*prompt, *tokens])
             if seen:
-                self._cached = []
+                context.forget()
                 forget_positions(self._loaded())
         if finish != "cancelled" and (text := decoder.flush()):
             yield text
         yield Chunk(finish_reason=finish, usage=Usage(len(prompt), decoder.count, cached))
 
-    def _evaluate(self, prompt: list[int], cached: int) -> Iterator[Chunk]:
+    def _evaluate(self, prompt: list[int], cached: int, cache: Any) -> Iterator[Chunk]:
         """Evaluate all of the prompt but its last token, in pieces; a model without a common cache does it later."""
         import torch
 
-        if self._cache is None:
+        if cache is None:
             return
         model = self._loaded()
         for start in range(cached, len(prompt) - 1, PIECE):
@@ -312,7 +319,7 @@ class HuggingFaceBackend(BaseBackend):
                 return
             piece = torch.tensor([prompt[start : min(start + PIECE, len(prompt) - 1)]], device=model.device)
             with torch.inference_mode():
-                model.base_model(input_ids=piece, past_key_values=self._cache, use_cache=True)
+                model.base_model(input_ids=piece, past_key_values=cache, use_cache=True)
             yield Chunk(progress=min(1.0, (start + PIECE) / len(prompt)))
 
     def _generate(
@@ -321,9 +328,13 @@ class HuggingFaceBackend(BaseBackend):
         tokens: list[int],
         decoder: Decoder,
         parameters: Mapping[str, Any],
-        seen: Mapping[str, Any],
+        beside: Mapping[str, Any],
     ) -> Generator[str, None, FinishReason]:
-        """Yield the answer's text and note its tokens; return why it ended."""
+        """Yield the answer's text and note its tokens; return why it ended.
+
+        Args:
+            beside: what the model is given beside tokens and sampling: its cache, and its pictures.
+        """
         import torch
 
         model = self._loaded()
@@ -331,16 +342,14 @@ class HuggingFaceBackend(BaseBackend):
         seed = parameters.get("seed")
         torch.seed() if seed is None else torch.manual_seed(seed)
         ids = torch.tensor([prompt], device=model.device)
-        cache = {"past_key_values": self._cache} if self._cache is not None else {}
         answer = Answer(
             model,
             self._stopped,
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=budget,
-            **cache,
             **_sampling(parameters),
-            **on_device(seen, model),
+            **beside,
         )
         ends = self._end_tokens()
         for token in answer:
@@ -360,27 +369,6 @@ class HuggingFaceBackend(BaseBackend):
     def _end_tokens(self) -> set[int]:
         found = getattr(self._loaded().generation_config, "eos_token_id", None)
         return set(found) if isinstance(found, list) else set() if found is None else {found}
-
-    def _reusable(self, prompt: list[int]) -> int:
-        """Cut the cache to its common prefix with the prompt and return how many tokens that is."""
-        # The last token is always evaluated anew: its logits choose the first token of the answer.
-        most = min(len(self._cached), len(prompt) - 1)
-        common = next((i for i in range(most) if self._cached[i] != prompt[i]), most)
-        surplus = self._cache.get_seq_length() - common if self._cache is not None else 0
-        if self._cache is None or not common or (surplus and not self._cropped(surplus)):
-            self._cache, common = _new_cache(self._loaded()), 0
-        self._cached = []  # until it is known what this answer adds
-        return common
-
-    def _cropped(self, surplus: int) -> bool:
-        """Take the last tokens out of the cache, where that is possible: recurrent models cannot go back."""
-        if not getattr(self._cache, "is_croppable", False):
-            return False
-        self._cache.crop(-surplus)
-        return True
-
-    def _remember(self, tokens: list[int]) -> None:
-        self._cached = tokens[: self._cache.get_seq_length()] if self._cache is not None else []
 
     def _chat_template(self) -> ChatTemplate | None:
         tokenizer, sight = self._tokens_of(), self._sight
@@ -446,12 +434,6 @@ def _known_type(folder: HFFolder) -> bool:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     return folder.config.get("model_type") in CONFIG_MAPPING_NAMES
-
-
-def _new_cache(model: PreTrainedModel) -> Any:
-    from transformers import DynamicCache
-
-    return DynamicCache(config=model.config) if model._supports_default_dynamic_cache() else None
 
 
 def _budget(max_tokens: int | None, window: int | None, prompt: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .parameters import SamplingParameters, load, shared
+from .parameters import OTHER_CHATS, SamplingParameters, load, shared
 
 AS_PUBLISHED = "Unset: as the model's generation_config.json says."
 
@@ -42,3 +42,4 @@ class HuggingFaceParameters(SamplingParameters):
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = load(
         None, "How attention is computed. Unset: the best that the model and this machine know."
     )
+    prompt_cache_mb: int | None = load(None, OTHER_CHATS, ge=0, le=1_048_576)

@@ -35,6 +35,7 @@ from ..gguf_file import GGUFHeader, require_chat_model
 from ..hub import parse, require_package
 from ..memory import find_gpus, format_bytes, format_count, measure, verdict
 from ..packages import outdated
+from ..prompt_cache import capacity_of
 from ..text_stream import THINK_OPEN
 from ..token_memory import TokenMemory
 from ..types import (
@@ -52,6 +53,7 @@ from ..types import (
     Usage,
 )
 from .base import BaseBackend, plain_prompt
+from .llama_cpp_context import Context
 from .llama_cpp_files import card_before_download, fetched_file, header_of, local_file, require_sha256
 from .llama_cpp_fit import (
     DEFAULT_N_CTX,
@@ -103,6 +105,7 @@ class LlamaCppBackend(BaseBackend):
 
     def __init__(self) -> None:
         self._llama: Llama | None = None
+        self._context: Context | None = None
         self._header: GGUFHeader | None = None
         self._template: ChatTemplate | None = None
         self._projector: Projector | None = None
@@ -178,8 +181,10 @@ class LlamaCppBackend(BaseBackend):
         log.clear()
         window = context_window(header, settings)
         layers = gpu_layers(header, settings, window)
+        need = memory_need(header, window, settings)
+        capacity = capacity_of(settings.get("prompt_cache_mb"), need, measure(find_gpus()))
         if parse(model_path) is not None:  # nobody could tell before it was here
-            verdict(memory_need(header, window, settings), measure(find_gpus()), hint="Choose a smaller model.")
+            verdict(need, measure(find_gpus()), hint="Choose a smaller model.")
         try:
             self._llama = llama_class(self._loaded_so_far)(**llama_arguments(path, layers, window, settings))
         except (ValueError, RuntimeError, OSError) as error:
@@ -189,6 +194,7 @@ class LlamaCppBackend(BaseBackend):
             raise load_error(path, log, error) from error
         finally:
             self._load_progress = None
+        self._context = Context(self._llama, capacity)
         self._header = header
         self._gpu_layers = layers
         self.context_window = min(window, self._llama.n_ctx())
@@ -246,7 +252,7 @@ class LlamaCppBackend(BaseBackend):
     def unload_model(self) -> None:
         with self._reading:
             llama, self._llama = self._llama, None
-            self._template, self._memory = None, TokenMemory()
+            self._template, self._context, self._memory = None, None, TokenMemory()
             if self._projector is not None:
                 self._projector.close()
             self._projector, self._blind, self.sees_images = None, "", False
@@ -301,13 +307,16 @@ class LlamaCppBackend(BaseBackend):
             settings["stop"] = [*settings.get("stop", []), "\nuser:"]
         elif opens_thoughts(messages, segments):
             yield THINK_OPEN  # the template has opened the thoughts already, so the answer will not
-        yield from self._stream(segments, settings)
+        yield from self._stream(segments, settings, messages)
 
     def generate_stream(self, prompt: str, parameters: Mapping[str, Any] | None = None) -> Iterator[str | Chunk]:
-        return self._stream([Segment(prompt, literal=False)], parameters or {})
+        return self._stream([Segment(prompt, literal=False)], parameters or {}, [Message("user", prompt)])
 
-    def _stream(self, segments: Sequence[Segment], parameters: Mapping[str, Any]) -> Iterator[str | Chunk]:
-        llama = self._loaded()
+    def _stream(
+        self, segments: Sequence[Segment], parameters: Mapping[str, Any], chat: Sequence[Message]
+    ) -> Iterator[str | Chunk]:
+        llama, context = self._loaded(), self._context
+        assert context is not None
         self._abort.value = b""
         yield Chunk()  # whoever stops this answer is heard from here on
         prompt = self._memory.tokens_of(segments, self._tokenize, self._tokenize_rest)
@@ -320,7 +329,7 @@ class LlamaCppBackend(BaseBackend):
         finish: FinishReason = "cancelled"
         decoder = Decoder(llama, parameters.get("stop") or ())
         try:
-            cached = self._reusable(prompt)
+            cached = context.reuse(prompt, chat)
             self._memory.begin(segments, prompt)
             yield from self._evaluate(prompt, cached, [segment.image for segment in segments if segment.image])
             if not self._abort.value:
@@ -347,28 +356,6 @@ class LlamaCppBackend(BaseBackend):
                 return
             llama.eval(prompt[start : start + llama.n_batch])
             yield Chunk(progress=min(1.0, (start + llama.n_batch) / len(prompt)))
-
-    def _reusable(self, prompt: list[int]) -> int:
-        """Cut the KV cache to its common prefix with the prompt and return how many tokens that is."""
-        llama = self._loaded()
-        old = llama.input_ids[: llama.n_tokens].tolist()
-        # The last token is always evaluated anew: its logits choose the first token of the answer.
-        most = min(len(old), len(prompt) - 1)
-        common = next((i for i in range(most) if old[i] != prompt[i]), most)
-        if common and (self._forgotten(common) or not llama._ctx.kv_cache_seq_rm(-1, common, -1)):
-            common = 0  # recurrent models cannot go back
-        if not common:
-            llama.reset()
-        llama.n_tokens = common
-        return common
-
-    def _forgotten(self, length: int) -> bool:
-        """Tell whether a sliding-window model no longer holds what tokens after `length` look back at."""
-        native, llama = import_llama_cpp(), self._loaded()
-        window: int = native.llama_model_n_swa(llama.model)
-        if not window:
-            return False
-        return bool(native.llama_memory_seq_pos_min(llama._ctx.memory, 0) > max(0, length - window))
 
     def _generate(
         self, prompt: list[int], budget: int, decoder: Decoder, parameters: Mapping[str, Any]

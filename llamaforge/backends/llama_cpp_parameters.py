@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .llama_cpp_fit import DEFAULT_N_BATCH
-from .parameters import SamplingParameters, load
+from .parameters import OTHER_CHATS, SamplingParameters, load
 
 
 class LlamaCppParameters(SamplingParameters):
@@ -32,6 +32,7 @@ class LlamaCppParameters(SamplingParameters):
     flash_attn: bool | None = load(False, "Flash attention: less memory for long context windows, faster on GPUs.")
     use_mmap: bool | None = load(True, "Map the file into memory instead of reading it; loads faster.")
     use_mlock: bool | None = load(False, "Keep the model in RAM so that it is never swapped out.")
+    prompt_cache_mb: int | None = load(None, OTHER_CHATS, ge=0, le=1_048_576)
     mmproj: str | None = load(
         None,
         "The projector file that lets the model see pictures, beside its file. Unset: the one there that its name "

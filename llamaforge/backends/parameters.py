@@ -23,6 +23,10 @@ LARGEST_SEED = 4_294_967_294  # llama.cpp takes one more for "any"
 Scope = Literal["load", "generate"]
 Kind = Literal["whole number", "number", "yes or no", "text", "list of texts", "choice"]
 
+OTHER_CHATS = (
+    "RAM for the prompts of other chats, in MB, so that turning back to one evaluates nothing again; 0 keeps none. "
+    "Unset: a quarter of what the model leaves free, at most 2,147."
+)
 ENGINE_DEFAULT = "the engine's default"  # where a value comes from that neither a person nor the model has set
 
 
