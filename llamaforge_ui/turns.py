@@ -107,7 +107,8 @@ def _details(turn: Turn, role: str) -> list[str]:
     result = turn.result
     lines = [f"Model: {turn.model}"] if turn.model else []
     if result is not None and result.usage is not None:
-        cached = f", {result.usage.cached_tokens:,} of them from the cache" if result.usage.cached_tokens else ""
+        known = result.usage.cached_tokens if role == "owner" else 0  # a guest could guess at chats of others by it
+        cached = f", {known:,} of them from the cache" if known else ""
         lines.append(f"Prompt: {result.usage.prompt_tokens:,} tokens{cached}")
     settings = turn.about.get("settings") or {}
     if role == "owner" and settings:

@@ -117,6 +117,14 @@ def test_settings_are_told_to_the_owner_alone(echo: LlamaForge) -> None:
     assert "tokens_per_second" not in tails(conversation, "guest")[0]
 
 
+def test_what_the_cache_knew_is_told_to_the_owner_alone() -> None:
+    conversation = Conversation()
+    usage = {"prompt_tokens": 90, "completion_tokens": 1, "cached_tokens": 80}
+    conversation.turns = [Turn("assistant", "Yes.", about={"finish_reason": "stop", "usage": usage})]
+    assert "<p>Prompt: 90 tokens, 80 of them from the cache</p>" in tails(conversation)[0]
+    assert "<p>Prompt: 90 tokens</p>" in tails(conversation, "guest")[0]
+
+
 def test_versions_are_switched_at_their_turn(echo: LlamaForge) -> None:
     conversation = chat(echo, "Hello")
     for act in (
