@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tiny_hf import write_tiny_hf
 
 from llamaforge import ContextOverflow, Generation, LlamaForge, Message
 from llamaforge.backends.base import BaseBackend
-from llamaforge.overflow import fitting
+from llamaforge.overflow import FRAME, fitting
 from llamaforge.types import Prompt
 
 WINDOW = 512
@@ -68,9 +69,33 @@ def test_the_oldest_turns_are_left_out_where_that_is_wanted(forge: LlamaForge, t
     prompt = forge.prompt(given)
     assert prompt is not None and prompt.tokens is not None and result.usage is not None
     assert result.usage.prompt_tokens == prompt.tokens <= WINDOW - WINDOW // 4
-    one_more = forge.prompt([chat[0], *chat[dropped - 1 :]])
-    assert one_more is not None and one_more.tokens is not None
-    assert one_more.tokens > WINDOW - WINDOW // 4  # no more was left out than had to be
+    assert prompt.tokens > WINDOW // 4  # a step was left out, and no more
+
+
+def test_turn_after_turn_begins_alike_until_a_step_is_due(forge: LlamaForge) -> None:
+    chat, steps, before = chat_of(0)[:1], [], 0
+    for turn in range(40):
+        chat.append(Message("user", f"{turn} {LONG}"))
+        answer = ended(forge.chat_stream(chat, overflow="drop"))
+        chat.append(Message("assistant", answer.text))
+        assert answer.result is not None and answer.result.usage is not None, answer.result
+        usage, dropped = answer.result.usage, answer.result.dropped
+        if dropped == (steps[-1] if steps else 0):
+            assert usage.cached_tokens >= before, turn  # no old token was evaluated
+        else:
+            steps.append(dropped)
+        before = usage.prompt_tokens + usage.completion_tokens - 1  # the last one was never evaluated
+    assert 4 <= len(steps) <= 12
+    assert all(later - earlier >= 4 for earlier, later in pairwise(steps))
+
+
+def test_the_cut_is_the_same_whatever_was_said_before(forge: LlamaForge) -> None:
+    chat = chat_of(30)
+    first = ended(forge.chat_stream(chat, overflow="drop")).result
+    for other in (chat_of(12), [Message("user", "Something else")]):
+        ended(forge.chat_stream(other, overflow="drop"))
+    again = ended(forge.chat_stream(chat, overflow="drop")).result
+    assert first is not None and again is not None and first.dropped == again.dropped
 
 
 def test_a_chat_that_fits_loses_nothing(forge: LlamaForge) -> None:
@@ -116,13 +141,37 @@ class Wordy(BaseBackend):
         texts = [message.content for message in messages]  # type: ignore[attr-defined]
         return Prompt("", sum(len(text.split()) for text in texts))
 
+    def count_tokens(self, text: str) -> int:
+        self.asked += 1
+        return len(text.split())
+
 
 def test_a_thousand_turns_are_cut_in_a_few_looks() -> None:
     backend = Wordy(400)
     kept, dropped = fitting(backend, chat_of(1000), None)
     assert kept[0].role == "system" and kept[1].role == "user" and kept[-1].content == "And the last one?"
     assert dropped == 2001 - len(kept) + 1
-    assert backend.asked < 16
+    assert backend.asked < 32
+
+
+def test_what_goes_depends_on_the_old_messages_alone() -> None:
+    cuts = [fitting(Wordy(400), chat_of(turns), None)[1] for turns in range(60)]
+    assert cuts == sorted(cuts) and len(set(cuts)) <= 60 * 40 // 100 + 1
+    for cut in set(cuts) - {0}:
+        before = sum(len(message.content.split()) + FRAME for message in chat_of(60)[1 : cut + 1])
+        assert before % 100 < 22 + 2 * FRAME  # behind a whole number of quarters, by one exchange at most
+
+
+def test_where_nobody_counts_texts_no_more_goes_than_has_to() -> None:
+    class Reticent(Wordy):
+        def count_tokens(self, text: str) -> None:  # type: ignore[override]
+            return None
+
+    chat = chat_of(40)
+    kept, dropped = fitting(Reticent(400), chat, None)
+    assert 0 < dropped and kept[-1] == chat[-1]
+    words = sum(len(message.content.split()) for message in chat[:1] + chat[1 + dropped - 2 :])
+    assert words + 100 > 400
 
 
 def test_where_nobody_knows_the_window_nothing_is_left_out() -> None:
