@@ -35,6 +35,21 @@ def small_model(folder: Path) -> Path:
     return path
 
 
+def small_folder(folder: Path) -> Path:
+    """Return a Hugging Face folder of about 14 million f32 parameters, written once."""
+    from tiny_gguf import write_tiny_gguf
+    from tiny_hf import as_hf_folder  # of the tests, for those benchmarks that have them on their path
+
+    path = folder / "small-14m"
+    if not (path / "tokenizer_config.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        shape = {"layers": 6, "width": 512, "feed_forward": 1024, "n_ctx_train": 8192}
+        made = write_tiny_gguf(folder / "small-14m.gguf", "never said", random_weights=7, **shape)
+        as_hf_folder(made, path)
+        made.unlink()
+    return path
+
+
 def write_random(path: Path, shape: Shape) -> None:
     """Write a Llama GGUF with random q8_0 weights; its tokens are letters in twos and threes, none ends an answer."""
     writer = gguf.GGUFWriter(path, "llama")
