@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from scripted import PATIENCE
 from tiny_hf import write_random_pair
+from tiny_mamba import write_tiny_mamba
 
 from llamaforge import LlamaForge, Message, Usage
 from llamaforge.memory import Memory
@@ -185,7 +187,10 @@ def test_a_chat_that_goes_on_leaves_nothing_behind(pair: tuple[Path, Path], tmp_
     assert kept.size == 0
     Chat(forge, f"count {STORY}").say("one")
     assert kept.size > 0
+    gone = weakref.ref(kept)
+    del kept
     forge.unload_model()
+    assert gone() is None
 
 
 def test_a_sliding_window_that_is_full_is_read_anew(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -209,6 +214,24 @@ def test_a_sliding_window_that_is_full_is_read_anew(pair: tuple[Path, Path], tmp
         told.append([*texts, chats[0].answer()])
         forge.unload_model()
         assert (old == 0) == (megabytes > 0)
+    assert told[0] == told[1]
+
+
+def test_a_recurrent_model_goes_on_where_a_chat_ended_and_never_goes_back(tmp_path: Path) -> None:
+    path = write_tiny_mamba(tmp_path / "mamba.gguf")
+    told = []
+    for number, megabytes in enumerate((100, 0)):
+        forge = LlamaForge(tmp_path / str(number))
+        forge.add_model("mamba", str(path), "llama.cpp", {"n_threads": 1, "prompt_cache_mb": megabytes})
+        forge.load_model("mamba")
+        chats = [Chat(forge, "Hello one"), Chat(forge, "You two")]
+        texts = [chat.say(f"and {turn}") for turn in range(3) for chat in chats]
+        assert (chats[0].old_evaluated == 0) == (megabytes > 0)
+        del chats[0].messages[3:]
+        texts.append(chats[0].answer())
+        assert chats[0].usage.cached_tokens == 0
+        told.append(texts)
+        forge.unload_model()
     assert told[0] == told[1]
 
 
