@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from scripted import PATIENCE
+from tiny_gguf import THINKING_ANSWER, write_tiny_gguf
 from tiny_hf import write_random_pair
 from tiny_mamba import write_tiny_mamba
 
@@ -65,15 +66,15 @@ class Chat:
         self.tokens = 0  # that are old: of the last prompt and the answer to it
         self.usage = Usage(0, 0)
 
-    def say(self, text: str) -> str:
+    def say(self, text: str, **parameters: Any) -> str:
         self.messages.append(Message("user", f"{self.topic} {text}"))
-        answer = self.answer()
+        answer = self.answer(**parameters)
         self.messages.append(Message("assistant", answer))
         return answer
 
-    def answer(self) -> str:
+    def answer(self, **parameters: Any) -> str:
         before = self.usage
-        result = self.forge.chat_stream(self.messages, GREEDY).wait(PATIENCE)
+        result = self.forge.chat_stream(self.messages, {**GREEDY, **parameters}).wait(PATIENCE)
         assert result is not None and result.usage is not None, result
         self.usage = result.usage
         self.tokens = before.prompt_tokens + before.completion_tokens
@@ -191,6 +192,19 @@ def test_a_chat_that_goes_on_leaves_nothing_behind(pair: tuple[Path, Path], tmp_
     del kept
     forge.unload_model()
     assert gone() is None
+
+
+def test_thoughts_are_read_once_more_without_them_and_nothing_before_them(tmp_path: Path) -> None:
+    forge = LlamaForge(tmp_path)
+    forge.add_model("tiny", str(write_tiny_gguf(tmp_path / "m.gguf", THINKING_ANSWER)), "llama.cpp", {"n_threads": 1})
+    forge.load_model("tiny")
+    chat, evaluated = Chat(forge, "Hello"), []
+    for turn in range(6):
+        chat.say(f"and {turn}", max_tokens=100)
+        evaluated.append(chat.usage.prompt_tokens - chat.usage.cached_tokens)
+    assert chat.messages[-1].content == "The answer is **42**."  # the thoughts are not sent back
+    assert max(evaluated[1:]) <= min(evaluated[1:]) + 2 < chat.usage.prompt_tokens // 3
+    forge.unload_model()
 
 
 def test_a_sliding_window_that_is_full_is_read_anew(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -244,7 +244,9 @@ class HuggingFaceBackend(BaseBackend):
         template = self._chat_template()
         if template is None:
             settings["stop"] = [*settings.get("stop", []), "\nuser:"]
-            yield from self.generate_stream(plain_prompt(messages), settings)
+            text = plain_prompt(messages)
+            tokens = self._raw_tokens(text, self._tokens_of())
+            yield from self._stream([Segment(text, literal=False)], tokens, settings, messages)
             return
         segments = template.render(messages)
         if opens_thoughts(messages, segments):
