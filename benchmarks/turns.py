@@ -4,7 +4,7 @@ A chat of 20 turns: with the cache, and without, where a word of another chat is
 whole chat is evaluated anew. Two chats in turn: with the states of chats that are left (prompt_cache_mb), and without.
 For llama.cpp with a model of 125 million parameters, and for transformers with one of 14 million.
 
-python benchmarks/turns.py [--quick] [--plot docs/images/turns.png]
+python benchmarks/turns.py [--quick] [--rounds 3] [--plot docs/images/turns.png]
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def print_turns(title: str, sides: Sequence[Side]) -> None:
     for number, side in enumerate(sides, 1):
         again = f"{side.cached.evaluated_again:,} and {side.fresh.evaluated_again:,}"
         times = f"{side.cached.seconds:8.3f} s{side.fresh.seconds:8.3f} s{side.ratio:7.1f}×"
-        print(f"{number:6}{side.cached.prompt:9,}{times}   {again}")
+        print(f"{number:6}{side.cached.prompt:9,}{times}   {again}", flush=True)
 
 
 def save_plot(path: Path, chats: dict[str, Sequence[Side]]) -> None:
@@ -158,8 +158,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one round of few turns: does it run?")
     parser.add_argument("--plot", type=Path, help="draw the long chats into this PNG")
+    parser.add_argument("--rounds", type=int, default=3)
     flags = parser.parse_args()
-    rounds, turns, returns = (1, 4, 1) if flags.quick else (3, 20, 3)
+    rounds, turns, returns = (1, 4, 1) if flags.quick else (flags.rounds, 20, 3)
     import torch
 
     torch.set_num_threads(1)

@@ -48,7 +48,7 @@ class PromptCache(Generic[State]):
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._kept: list[Kept[State]] = []  # the least recently used first
-        self._chat: Sequence[Message] = ()
+        self._chat: list[Message] = []
 
     @property
     def size(self) -> int:
@@ -69,8 +69,8 @@ class PromptCache(Generic[State]):
             how many tokens the prompt begins with, and the state that holds them; None where the engine does.
         """
         common = common_prefix(held, prompt)
-        left = list(chat[: len(self._chat)]) != list(self._chat)
-        self._chat = chat
+        left = list(chat[: len(self._chat)]) != self._chat
+        self._chat = list(chat)
         found = self._find(prompt, common, engine)
         if found is not None:  # before the other is kept, which may need its room
             self._kept.remove(found)
