@@ -33,12 +33,14 @@ class TokenMemory:
     def __init__(self) -> None:
         self._chats: tuple[tuple[Exchange, ...], ...] = ()  # replaced as a whole, so that nobody reads half of it
         self._answer = Exchange("", [], [])
+        self._last: tuple[list[int], list[int]] = ([], [])
         self._open: list[int] = []  # tokens whose text is not whole yet, and that text
         self._text = ""
 
     def begin(self, segments: Sequence[Segment], tokens: Sequence[int]) -> None:
         """Note a prompt whose answer begins; one without segments is not remembered."""
         self._open, self._text = [], ""
+        self._last = list(tokens), []
         key = "".join(map(_key, segments))
         chat, known = self._longest(key)
         told, place = _tokens_of(known), _length(known)
@@ -56,6 +58,7 @@ class TokenMemory:
     def add(self, token: int, text: str, *, whole: bool) -> None:
         """Note a token of the answer and the text that came with it; `whole` when no part of a text is held back."""
         self._open.append(token)
+        self._last[1].append(token)
         self._text += text
         if whole:
             self._answer.pieces.append((self._text, self._open))
@@ -64,7 +67,7 @@ class TokenMemory:
     @property
     def last(self) -> tuple[list[int], list[int]]:
         """The tokens of the last prompt, and those of the answer to it."""
-        return self._last.prompt, [token for _, tokens in self._last.pieces for token in tokens] + self._open
+        return self._last
 
     def tokens_of(self, segments: Sequence[Segment], tokenize: Tokenize, tokenize_rest: Tokenize) -> list[int]:
         """Return the tokens of a prompt: those that are remembered, as far as it begins with the same exchanges.
