@@ -189,7 +189,7 @@ def _address_for_others(flags: argparse.Namespace) -> str:
 def _tell_plugins(forge: LlamaForge) -> None:
     """Name what runs with the rights of the person who started this, and what could not."""
     problems = forge.config.plugin_problems
-    if loaded := [name for name in forge.config.settings.plugins if name not in problems]:
+    if loaded := [entry.name for entry in forge.config.settings.plugins if entry.name not in problems]:
         print(f"Plugins: {', '.join(loaded)}")
     for problem in problems.values():
         print(problem)

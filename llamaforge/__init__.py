@@ -38,6 +38,9 @@ from .generation import Generation
 from .guests import GuestLimits
 from .key_mask import literal_keys
 from .memory import format_bytes
+from .plugins import plugin_names, register_plugin
+from .plugins.base import Plugin
+from .plugins.choice import PluginUse
 from .precedence import Setting
 from .presets import Preset, PresetFit
 from .redaction import hide_secrets
@@ -52,6 +55,7 @@ from .types import (
     ModelCard,
     News,
     Overflow,
+    PluginNote,
     Prompt,
     Result,
     Role,
@@ -98,7 +102,10 @@ __all__ = [
     "ParameterError",
     "ParameterInfo",
     "Parameters",
+    "Plugin",
     "PluginError",
+    "PluginNote",
+    "PluginUse",
     "Preset",
     "PresetFit",
     "Prompt",
@@ -120,6 +127,8 @@ __all__ = [
     "get_backend",
     "hide_secrets",
     "literal_keys",
+    "plugin_names",
     "register_backend",
+    "register_plugin",
     "validate",
 ]

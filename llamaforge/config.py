@@ -5,6 +5,7 @@ It knows files, not engines' insides. One broken file never hides the others: it
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -16,17 +17,20 @@ import platformdirs
 
 from .backends import backend_names, get_backend, schemas
 from .backends.parameters import secret_names, unknown_name, validate
-from .errors import BackendError, ConfigError, LlamaForgeError, ParameterError, PluginError
+from .errors import BackendError, ConfigError, LlamaForgeError, ParameterError
 from .guests import GuestLimits
 from .hub import is_later_part, is_pattern
 from .key_mask import keys_in, literal_keys, masked, unmasked, without_masks
 from .named_files import check_name, files_in, move_to_trash, read_named, sweep
-from .plugins import import_plugins
+from .plugins.choice import PluginUse, plugins_in, uses_of
+from .plugins.importing import PluginEntry, entries_of, find_plugins
 from .presets import Preset, read_presets, saved_preset
 from .redaction import note
 from .yaml_file import YamlFile, read_raw
 
-MODEL_KEYS = ("backend", "path", "file", "sha256", "description", "guests", "parameters")
+logger = logging.getLogger("llamaforge")
+
+MODEL_KEYS = ("backend", "path", "file", "sha256", "description", "guests", "parameters", "plugins")
 TEXTS = ("file", "sha256", "description")  # of a model, which may be left out
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 SETTINGS_KEYS = ("default_model", "models_dir", "parameters", "guests", "allowed_hosts", "plugins")
@@ -38,7 +42,8 @@ class Model:
 
     `file` is the YAML it was read from, `file_in_path` what that says under the key `file`: the name or pattern of a
     file in the repository or folder at `path`. `guests` says whether guests of a shared page may use it; where it is
-    None, they may use what runs on this computer, and no service.
+    None, they may use what runs on this computer, and no service. `plugins` are turned on (true, or their settings) or
+    off (false) for it.
     """
 
     name: str
@@ -51,6 +56,7 @@ class Model:
     file_in_path: str = ""
     sha256: str = ""
     guests: bool | None = None
+    plugins: dict[str, bool | dict[str, Any]] = field(default_factory=dict)
 
     def origin(self, parameter: str) -> str:
         """Return where a parameter of this model stands: file and line, or that code has set it."""
@@ -67,7 +73,7 @@ class Settings:
     default_model: str | None = None
     models_dir: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
-    plugins: list[str] = field(default_factory=list)
+    plugins: list[PluginEntry] = field(default_factory=list)
     guests: GuestLimits = field(default_factory=GuestLimits)
     allowed_hosts: list[str] = field(default_factory=list)
     file: YamlFile | None = None
@@ -92,7 +98,8 @@ class Config:
         self.models: dict[str, Model] = {}
         self.presets: dict[str, Preset] = {}
         self.settings = Settings()
-        self.plugin_problems: dict[str, PluginError] = {}
+        self.plugin_problems: dict[str, LlamaForgeError] = {}  # why some of settings.yaml, or that hung, are not used
+        self._plugins: list[PluginEntry] = []
         self._unsaved: set[str] = set()
         self._removed: set[str] = set()
         for folder in (self.folder, self.models_folder, self.presets_folder):
@@ -114,7 +121,8 @@ class Config:
         """Read every file anew; models added in code and not yet saved stay."""
         self.settings = _read_settings(self.folder / "settings.yaml")
         # First, since they bring backends that the models name.
-        self.plugin_problems = import_plugins(self.settings.plugins, self.folder / "plugins")
+        found = find_plugins(self.settings.plugins, self.folder / "plugins", self.settings.file)
+        self._plugins, self.plugin_problems = found
         unsaved = {name: self.models[name] for name in self._unsaved}
         files = [file for file in files_in(self.models_folder) if file.stem not in self._removed]
         self.models = {file.stem: read_model(file) for file in files} | unsaved
@@ -126,6 +134,7 @@ class Config:
         Raises:
             ConfigError: the name cannot be a file's name.
             BackendError, ParameterError: the backend is unknown or a parameter wrong.
+            PluginError: a plugin is unknown or cannot be used; ParameterError where its settings are wrong.
         """
         check_name(model.name)
         backend = get_backend(model.backend)
@@ -134,6 +143,9 @@ class Config:
                 raise ConfigError(sentence)
         model.parameters = validate(backend.Parameters, model.parameters)
         note(literal_keys(backend.Parameters, model.parameters).values())
+        for use in uses_of(self._plugins, self.plugin_problems, model.plugins, None):
+            if use.problem is not None and use.name in model.plugins:
+                raise use.problem
         old = self.models.get(model.name)
         if old is not None and model.file is None:
             model.file = old.file
@@ -227,6 +239,9 @@ class Config:
         original, on_disk = self.raw(name) if is_there else ("", None)
         if on_disk == digest or overwrite:  # else nothing is written
             text = unmasked(text, original, self._secret_names())
+        for use in self.plugins_of(self.model_in(name, text)):
+            if isinstance(use.problem, ConfigError) and use.problem.file == self.file_of(name):
+                raise use.problem
         return self.save_text(name, text, digest=digest, overwrite=overwrite)
 
     def save_copy(self, name: str, text: str) -> Model:
@@ -236,6 +251,26 @@ class Config:
             LlamaForgeError: as save_text does.
         """
         return self.save_text(self.free_name(name), without_masks(text), digest=None)
+
+    def plugins_of(self, model: Model) -> list[PluginUse]:
+        """Return the plugins that a model may have, in the order in which they run, and whether each is on."""
+        return uses_of(self._plugins, self.plugin_problems, model.plugins, model.file)
+
+    def switch_plugin(self, name: str, plugin: str, on: bool) -> Model:
+        """Write into a model's file that a plugin is on or off for it; its settings there stay.
+
+        Raises:
+            LlamaForgeError: the file is broken, cannot be written, or would lose comments.
+        """
+        file = YamlFile.read(self.file_of(name))
+        has_settings = isinstance(_at(file, ("plugins", plugin)), dict)
+        keys = ("plugins", plugin, "enabled") if has_settings else ("plugins", plugin)
+        return self.save_text(name, file.edited({keys: on}).text, digest=file.digest)
+
+    def suspend_plugin(self, name: str, problem: LlamaForgeError) -> None:
+        """Leave a plugin out until everything is read anew."""
+        logger.warning("%s", problem)
+        self.plugin_problems = {**self.plugin_problems, name: problem}
 
     def preset(self, name: str) -> Preset:
         """Return one preset.
@@ -311,10 +346,12 @@ class Config:
         wanted |= {"guests": model.guests} if model.guests is not None else {}
         if model.file is None:
             data = wanted | ({"parameters": model.parameters} if model.parameters else {})
+            data |= {"plugins": model.plugins} if model.plugins else {}
             return YamlFile.new(self.file_of(model.name), data)
         old = _mapping(model.file, "parameters")
         changes: dict[tuple[str, ...], Any] = {(key,): value for key, value in wanted.items()}
         changes |= {(key,): text or None for key, text in _texts(model).items()}
+        changes |= {("plugins",): model.plugins or None}
         changes |= {("parameters", key): model.parameters.get(key) for key in [*old, *model.parameters]}
         return model.file.edited({keys: value for keys, value in changes.items() if _at(model.file, keys) != value})
 
@@ -354,6 +391,7 @@ def _model_of(name: str, file: YamlFile) -> Model:
         model.path = _text(file, "path", example="models/file.gguf")
         model.file_in_path, model.sha256, model.description = (_text(file, key, required=False) for key in TEXTS)
         model.guests = _yes_or_no(file, "guests")
+        model.plugins = plugins_in(file)
         model.parameters = {key: value for key, value in _mapping(file, "parameters").items() if value is not None}
         _check_parameters(file, model)
     except LlamaForgeError as error:
@@ -404,7 +442,7 @@ def _read_settings(path: Path) -> Settings:
         _check_keys(file, SETTINGS_KEYS)
         settings.default_model = _text(file, "default_model", required=False) or None
         settings.models_dir = _text(file, "models_dir", required=False) or None
-        settings.plugins = _names(file, "plugins")
+        settings.plugins = entries_of(file)
         settings.allowed_hosts = _names(file, "allowed_hosts")
         settings.guests = _guests(file)
         parameters = _mapping(file, "parameters")

@@ -9,7 +9,7 @@ LlamaForgeError
 │   ├── ModelFileError       the file is missing, damaged or no chat model
 │   ├── OutOfMemory          the model needs more than the machine has
 │   └── LoadSuperseded       a newer load or unload took this one's place
-├── PluginError              a plugin cannot be found or imported
+├── PluginError              a plugin cannot be found or imported, or fails
 ├── BackendError             a backend is unknown, registered twice or broken
 │   └── BackendMissing       the package behind a backend is not installed
 └── GenerationError          a message cannot be answered
@@ -100,7 +100,7 @@ class LoadSuperseded(ModelError):
 
 
 class PluginError(LlamaForgeError):
-    """A plugin cannot be found or imported."""
+    """A plugin cannot be found or imported, or one of its hooks fails."""
 
 
 class BackendError(LlamaForgeError):

@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,9 @@ from .images import require_few_images
 from .key_mask import literal_keys
 from .memory import find_gpus, format_bytes, measure, verdict
 from .overflow import fitting
+from .plugins.base import LoadedModel
+from .plugins.choice import PluginUse
+from .plugins.running import PluginRun
 from .precedence import Setting, effective, load_settings, settings_of
 from .presets import PresetFit
 from .redaction import note
@@ -113,6 +116,7 @@ class LlamaForge:
         file: str = "",
         sha256: str = "",
         guests: bool | None = None,
+        plugins: Mapping[str, bool | Mapping[str, Any]] | None = None,
     ) -> None:
         """Make a model known, replacing one of the same name; `config.save()` writes it to the config folder.
 
@@ -120,6 +124,7 @@ class LlamaForge:
             file: the name or pattern of a GGUF file ("*Q4_K_M.gguf") in path, a Hugging Face repository `owner/name`.
             sha256: what the file's checksum must be.
             guests: whether guests of a shared page may use it; by default all but services.
+            plugins: which are on for it (True, or their settings) and which off (False).
 
         Raises:
             ConfigError: the name cannot be a file's name.
@@ -128,6 +133,7 @@ class LlamaForge:
         """
         model = Model(name, backend, str(path), description, dict(parameters or {}), file_in_path=file, sha256=sha256)
         model.guests = guests
+        model.plugins = {key: said if isinstance(said, bool) else dict(said) for key, said in (plugins or {}).items()}
         self.config.add(model)
         self.changed()
 
@@ -152,6 +158,10 @@ class LlamaForge:
                 raise ModelError(f"Unknown model {name!r}. No model is registered yet.")
             raise ModelError(unknown_name("model", name, sorted(self.config.models)))
         return self.config.models[name]
+
+    def plugins(self, name: str) -> list[PluginUse]:
+        """Return the plugins that a model may have, in the order in which they run, and whether each is on."""
+        return self.config.plugins_of(self.model(name))
 
     def card(self, name: str) -> ModelCard:
         """Return what a model's file says about itself, without loading it."""
@@ -346,26 +356,35 @@ class LlamaForge:
         # Thoughts stand before an answer: in one that goes on, <think> is a word. A service begins a new one.
         continued = chat[-1].role == "assistant" and not engine.backend.is_service
         split = as_chunks if continued else split_reasoning
+        plugins = self._plugins()
 
         def answer(lane: BaseBackend) -> Iterator[Chunk]:
-            kept, dropped = fitting(lane, chat, settings.get("max_tokens")) if overflow == "drop" else (chat, 0)
-            if dropped:
+            run = plugins(lane, lambda given: _tokens(lane.render(given)))
+            kept = yield from run.before(chat)
+            if overflow == "drop":
+                kept, _ = fitting(lane, kept, settings.get("max_tokens"))
+            if (dropped := _turns(chat) - _turns(kept)) > 0:
                 yield Chunk(dropped=dropped)
             stream = or_whole(lane.chat_stream(kept, settings), lambda: lane.generate(plain_prompt(kept), settings))
-            yield from split(ended_by(settings.get("stop"), stream))
+            yield from run.after(split(ended_by(settings.get("stop"), stream)))
 
         return engine.submit(answer, told, last=last)
 
     def prompt(self, messages: Chat) -> Prompt | None:
         """Return a chat as the loaded model would be given it, with its tokens counted; quick, from any thread.
 
-        None where nothing is loaded, where nobody can tell, and for some custom backends while an answer runs.
+        What plugins do to the messages is done here too. None where nothing is loaded, where nobody can tell, and for
+        some custom backends while an answer runs.
 
         Raises:
             LlamaForgeError: the chat template refuses this chat.
         """
         engine, chat = self._engine, [clean_message(message) for message in messages]
-        return engine.read(lambda backend: backend.render(chat)) if engine is not None else None
+        if engine is None:
+            return None
+        run = self._plugins()(engine.backend, lambda given: _tokens(engine.read(lambda lane: lane.render(given))))
+        given = run.messages(chat)
+        return engine.read(lambda backend: backend.render(given))
 
     def count_tokens(self, text: str) -> int | None:
         """Return how many tokens a text is for the loaded model; None as for prompt()."""
@@ -398,14 +417,28 @@ class LlamaForge:
                 loading = self._status.model
                 raise NoModelLoaded(f"{loading} is still loading. Send your message again when it is ready.")
             raise NoModelLoaded("No model is loaded. Choose one and press Load.")
-        saved = self.config.models.get(model.name, model)
-        # What was saved since the load holds at once; a model that was renamed or broken meanwhile goes on as loaded.
-        current = saved if saved.problem is None and saved.backend == model.backend else model
+        current = self._as_saved(model)
         merged = replace(current, parameters=current.parameters | self._given)
         settings = effective(merged, self.config.settings, parameters or {}, engine.backend.context_window)
         backend = get_backend(model.backend)
         settings = _seeded(backend, settings)
         return engine, settings, _told(backend, {**defaults, **settings})
+
+    def _as_saved(self, model: Model) -> Model:
+        """What was saved since the load holds at once; a model that was renamed or broken meanwhile is as loaded."""
+        saved = self.config.models.get(model.name, model)
+        return saved if saved.problem is None and saved.backend == model.backend else model
+
+    def _plugins(self) -> Callable[[BaseBackend, Callable[[Sequence[Message]], int | None]], PluginRun]:
+        """Return what makes a run of the loaded model's plugins, as they are now; it holds on to nothing of this."""
+        model, name, config = self._loaded, self._status.model or "", self.config
+        uses = config.plugins_of(self._as_saved(model)) if model is not None else []
+
+        def run(backend: BaseBackend, count: Callable[[Sequence[Message]], int | None]) -> PluginRun:
+            about = LoadedModel(name, backend.context_window, count)
+            return PluginRun(uses, about, config.suspend_plugin, sees_images=backend.sees_images)
+
+        return run
 
     def _check(self, model: Model, backend: BaseBackend, call: Mapping[str, Any]) -> str | None:
         if model.problem is not None:
@@ -531,6 +564,14 @@ def _require_something(chat: Sequence[Message]) -> None:
         raise GenerationError("There is nothing to continue. Ask for the answer anew.")
     if not last.images:
         require_text(last.content)
+
+
+def _turns(chat: Sequence[Message]) -> int:
+    return sum(message.role != "system" for message in chat)
+
+
+def _tokens(prompt: Prompt | None) -> int | None:
+    return prompt.tokens if prompt is not None else None
 
 
 def _seeded(backend: type[BaseBackend], settings: dict[str, Any]) -> dict[str, Any]:

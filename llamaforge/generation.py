@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from .errors import GenerationError, LlamaForgeError
-from .types import Chunk, FinishReason, News, Result, Usage
+from .types import Chunk, FinishReason, News, PluginNote, Result, Usage
 
 SHORTEST_MEASURE = 0.1  # seconds; text comes in parcels, so the speed of less is no speed
 STOP_PATIENCE = 1.0  # seconds that a stopped backend has for its last words, the token counts
@@ -43,6 +43,7 @@ class Generation:
         self._finish_reason: FinishReason | None = None
         self._usage: Usage | None = None
         self.dropped = 0  # messages at the beginning that the model is not given
+        self.notes: tuple[PluginNote, ...] = ()  # what plugins have to say about it
         self._stopping = False
         self._told: float | None = None
         self._result: Result | None = None
@@ -183,6 +184,7 @@ class Generation:
             self._progress = chunk.progress if chunk.progress is not None else self._progress
             self._usage = chunk.usage or self._usage
             self.dropped = chunk.dropped or self.dropped
+            self.notes += chunk.notes
             self._finish_reason = chunk.finish_reason or self._finish_reason
             self._changed.notify_all()
 
@@ -204,5 +206,6 @@ class Generation:
                 tokens_per_second=(tokens - 1) / writing if tokens > 1 and writing >= SHORTEST_MEASURE else None,
                 error=error,
                 dropped=self.dropped,
+                notes=self.notes,
             )
             self._changed.notify_all()

@@ -72,12 +72,21 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class PluginNote:
+    """What a plugin has to say about an answer; where it `failed`, that is for the owner's eyes only."""
+
+    plugin: str
+    text: str
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of a backend's stream; any field may be empty.
 
     `progress` is the share of the prompt that has been evaluated, 0 to 1. `note` says what is waited for while there
     is no text ("The service is busy; trying again in 7 s."); the next chunk with text takes it back. `dropped` is how
-    many messages at the beginning the model is not given.
+    many messages at the beginning the model is not given. `notes` of plugins stay with the answer.
     """
 
     text: str = ""
@@ -87,6 +96,7 @@ class Chunk:
     progress: float | None = None
     note: str = ""
     dropped: int = 0
+    notes: tuple[PluginNote, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +129,7 @@ class Result:
     tokens_per_second: float | None
     error: Exception | None = None
     dropped: int = 0  # messages at the beginning that the model was not given, as they did not fit
+    notes: tuple[PluginNote, ...] = ()  # what plugins have to say about it
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,10 +169,10 @@ class YamlFile:
             raise ConfigError(problem, file=path, line=line, column=column) from exc
 
     def line_of(self, *keys: str) -> int | None:
-        """Return the line of a key, or of its nearest parent in the file."""
+        """Return the line of a key, or of its nearest parent in the file; a list's items are "0", "1" and so on."""
         node, line = self._root, None
         for name in keys:
-            entry = _find(node, name)
+            entry = _item(node, name) if isinstance(node, yaml.SequenceNode) else _find(node, name)
             if entry is None:
                 break
             line, node = entry[0].start_mark.line + 1, entry[1]
@@ -333,6 +333,10 @@ def _dump(data: dict[str, Any], *, indent: int = 0, flow: bool = False) -> list[
 def _find(node: yaml.Node | None, name: str) -> tuple[yaml.Node, yaml.Node] | None:
     entries = node.value if isinstance(node, yaml.MappingNode) else []
     return next((entry for entry in entries if entry[0].value == name), None)
+
+
+def _item(node: yaml.SequenceNode, place: str) -> tuple[yaml.Node, yaml.Node] | None:
+    return next(((item, item) for number, item in enumerate(node.value) if str(number) == place), None)
 
 
 def _texts(

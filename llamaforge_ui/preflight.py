@@ -32,7 +32,7 @@ def findings(forge: LlamaForge, first: str | None, *, remote_code: bool) -> list
     found = [*_settings(forge), *_models(forge, first)]
     if remote_code:
         found.append(Finding("red", "--allow-remote-code is for this computer alone: a shared page never allows it."))
-    if plugins := forge.config.settings.plugins:
+    if plugins := [entry.name for entry in forge.config.settings.plugins]:
         found.append(Finding("yellow", f"Plugins run with all your rights: {', '.join(plugins)}."))
     if hasattr(os, "geteuid") and os.geteuid() == 0 and "SPACE_ID" not in os.environ:
         found.append(Finding("yellow", "This runs as root: whoever finds a hole in it has this whole computer."))

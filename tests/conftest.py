@@ -19,7 +19,7 @@ from hub_stand_in import Hub, hub_stand_in
 from openai_kit import backend, canary, connect, server  # noqa: F401 - fixtures
 from tiny_gguf import COUNTING_ANSWER, write_tiny_gguf
 
-from llamaforge import LlamaForge, backends, redaction
+from llamaforge import LlamaForge, backends, plugins, redaction
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 CANARY_PLACES = pytest.StashKey[list[str]]()
@@ -139,8 +139,9 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def registry_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Backends that a test registers are gone after it."""
-    monkeypatch.setattr(backends, "_registry", dict(backends._registry))
+    """Backends and plugins that a test registers are gone after it."""
+    for room in (backends, plugins):
+        monkeypatch.setattr(room, "_registry", dict(room._registry))
 
 
 @pytest.fixture(autouse=True)

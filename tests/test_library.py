@@ -13,7 +13,7 @@ from scripted import ROOT, run_python
 from tiny_gguf import DEFAULT_ANSWER
 
 import llamaforge
-from llamaforge import backends, redaction
+from llamaforge import backends, plugins, redaction
 
 LIBRARY = sorted((ROOT / "llamaforge").rglob("*.py"))
 PAGE = sorted((ROOT / "llamaforge_ui").rglob("*.py"))
@@ -154,14 +154,15 @@ def test_the_page_knows_only_public_names_of_the_library(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", LIBRARY + PAGE, ids=name_of)
-def test_no_module_holds_state_but_the_registry_and_the_keys_to_hide(path: Path) -> None:
+def test_no_module_holds_state_but_the_registries_and_the_keys_to_hide(path: Path) -> None:
     tree = ast.parse(path.read_text("utf-8"))
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)]
     constants = {name for name, _ in module_level(path) if name.strip("_").isupper()}
     variables = {name for name, value in module_level(path) if name[0].islower() and name != "logger"}
     state = variables | {name for name in constants if name in changed_names(tree)}
     private = {name for name, _ in module_level(path) if name.startswith("_") and not name.strip("_").isupper()}
-    allowed = {Path(backends.__file__): {"_registry"}, Path(redaction.__file__): {"_noted"}}.get(path, set())
+    registries = {Path(room.__file__): {"_registry"} for room in (backends, plugins)}
+    allowed = {**registries, Path(redaction.__file__): {"_noted"}}.get(path, set())
     assert (state | private) - {"__all__"} == allowed
 
 

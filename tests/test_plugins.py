@@ -11,7 +11,8 @@ import pytest
 from scripted import run_python
 from worker_kit import worker_of, workers
 
-from llamaforge import LlamaForge, backend_names, plugins
+from llamaforge import LlamaForge, backend_names
+from llamaforge.plugins import aside
 
 BACKEND = """
 import os
@@ -89,7 +90,7 @@ def test_without_its_plugin_a_model_is_listed_with_what_is_wrong(folder: Path) -
 def test_a_broken_plugin_is_told_and_the_others_work(
     folder: Path, monkeypatch: pytest.MonkeyPatch, source: str, sentence: str
 ) -> None:
-    monkeypatch.setattr(plugins, "IMPORT_SECONDS", 1.0)
+    monkeypatch.setattr(aside, "IMPORT_SECONDS", 1.0)
     with_plugins(folder, broken_one=source, plugin_by_class=BY_CLASS)
     forge = LlamaForge(folder)
     assert str(forge.config.plugin_problems["broken_one"]).startswith(sentence)
