@@ -78,7 +78,9 @@ class ChatTab:
     def meter_due(self, conversation: Conversation) -> str:
         """Return a text that changes with everything that the context's tokens depend on."""
         status = self.page.forge.status
-        return f"{conversation.state} {conversation.running is not None} {status.model} {status.since}"
+        return (
+            f"{conversation.state} {conversation.running is not None} {status.model} {status.since} {status.version}"
+        )
 
     def _older(self, conversation: Conversation, most: int) -> Any:
         hidden = len(conversation.turns) - most

@@ -63,7 +63,8 @@ def meter(page: Page, conversation: Conversation, typed: str) -> str:
 def _tokens_of_chat(page: Page, conversation: Conversation) -> tuple[int, bool]:
     """Return the tokens of the chat so far, as the model is given it, counted once for each of its states."""
     status = page.forge.status
-    state = (conversation.state, conversation.system_prompt, status.model, status.since)
+    # With the version, as plugins may have been switched since.
+    state = (conversation.state, conversation.system_prompt, status.model, status.since, status.version)
     if conversation.counted is not None and conversation.counted[0] == state:
         return conversation.counted[1]
     messages = conversation.messages()

@@ -23,6 +23,7 @@ from llamaforge import (
 from .convert import notice
 from .model_bar import ModelBar
 from .page import Page, at_once, shown
+from .plugins_row import build_plugins_row, plugins_view, wire_plugins_row
 from .register_form import RegisterForm, build_register_form, wire_register_form
 
 Updates = dict[Any, Any]
@@ -36,6 +37,7 @@ class ModelsParts(NamedTuple):
 
     list: gr.Radio
     card: gr.HTML
+    plugins: gr.CheckboxGroup
     actions: gr.Row
     notice: gr.HTML
     editor: gr.Column
@@ -76,6 +78,7 @@ class ModelsTab:
         return {
             self.parts.list: gr.update(choices=[(self._row(model), model.name) for model in models], value=chosen),
             self.parts.card: self.card(chosen),
+            self.parts.plugins: plugins_view(self.page, chosen),
             self.parts.actions: gr.update(elem_classes=shown(chosen is not None)),
             self.bar.parts.select: gr.update(choices=[(_label(model), model.name) for model in models], value=chosen),
         }
@@ -110,6 +113,7 @@ def build_models_tab(page: Page, bar: ModelBar) -> ModelsTab:
     _wire_choice(tab, actions)
     _wire_editor(tab, actions)
     _wire_removal(tab, actions)
+    wire_plugins_row(page, parts.plugins, parts.list, parts.notice, [*parts, bar.parts.select], tab.view)
     wire_register_form(form, register, [*parts, bar.parts.select], tab.view)
     return tab
 
@@ -120,6 +124,7 @@ def _components() -> tuple[ModelsParts, Actions]:
         reload = gr.Button("Reload", elem_id="reload-models", size="sm", scale=0, min_width=80)
     models = gr.Radio([], elem_id="models-list", label="Registered models", show_label=False, container=False)
     card = gr.HTML(elem_id="model-card")
+    plugins = build_plugins_row()
     with gr.Row(elem_classes=shown(False), elem_id="model-actions") as row:
         edit = gr.Button("Edit", elem_id="edit-model", size="sm", scale=0, min_width=96)
         duplicate = gr.Button("Duplicate", elem_id="duplicate-model", size="sm", scale=0, min_width=96)
@@ -137,7 +142,7 @@ def _components() -> tuple[ModelsParts, Actions]:
             save_copy = gr.Button("Save as copy", elem_id="save-model-copy", size="sm", min_width=80)
             close = gr.Button("Close", elem_id="close-editor", size="sm", min_width=80)
     notice_line = gr.HTML(elem_id="models-notice", elem_classes="lf-notice")
-    parts = ModelsParts(models, card, row, notice_line, editor, text, overwrite, confirm, question)
+    parts = ModelsParts(models, card, plugins, row, notice_line, editor, text, overwrite, confirm, question)
     return parts, Actions(edit, duplicate, remove, reload, save, save_copy, close, yes, no)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from llamaforge import Generation, GenerationError, Image, Result, Usage
+from llamaforge import Generation, GenerationError, Image, PluginNote, Result, Usage
 
 from .history import Record
 
@@ -85,6 +85,7 @@ def told(result: Result) -> dict[str, Any]:
         "time_to_first_token": result.time_to_first_token,
         "tokens_per_second": result.tokens_per_second,
         "dropped": result.dropped,
+        "notes": [asdict(note) for note in result.notes],
         "error": str(result.error) if result.error is not None else None,
     }
 
@@ -101,4 +102,5 @@ def _result(about: Mapping[str, Any]) -> Result:
         tokens_per_second=about.get("tokens_per_second"),
         error=GenerationError(error) if error else None,
         dropped=about.get("dropped") or 0,
+        notes=tuple(PluginNote(**note) for note in about.get("notes") or ()),
     )

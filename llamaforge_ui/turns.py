@@ -8,6 +8,8 @@ from typing import Any
 
 import gradio as gr
 
+from llamaforge import Result
+
 from .conversation import Conversation
 from .convert import figures, sentence_for
 from .plain_text import harmless
@@ -85,9 +87,16 @@ def _tail(conversation: Conversation, turn: Turn, role: str) -> str:
         return f'<div class="lf-tail lf-right">{versions}</div>' if versions else ""
     if turn.result is None and not versions:
         return ""
-    about = _figures(turn, role) if turn.result is not None else ""
+    about = _notes(turn.result, role) + _figures(turn, role) if turn.result is not None else ""
     go_on = _button("continue", "Continue", turn) if turn is conversation.turns[-1] and turn.unfinished else ""
     return f'<div class="lf-tail">{about}{versions}{go_on}</div>'
+
+
+def _notes(result: Result, role: str) -> str:
+    """Return what plugins have to say; what went wrong in them is the owner's business."""
+    notes = [note for note in result.notes if role == "owner" or not note.failed]
+    texts = [note.text if note.failed else f"{note.plugin}: {note.text}" for note in notes]
+    return "".join(f'<p class="lf-note">{html.escape(text)}</p>' for text in texts)
 
 
 def _figures(turn: Turn, role: str) -> str:

@@ -119,6 +119,7 @@ def _wire_changes(page: Page, blocks: gr.Blocks, shown: Shown) -> None:
         *bar.parts,
         models.parts.list,
         models.parts.card,
+        models.parts.plugins,
         models.parts.actions,
         seen,
         parameters.drawn_from,

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from llamaforge import Chunk, LlamaForge, Message, Parameters, Plugin, register_plugin
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "llamaforge-plugin-redactor"
+
+
+def install_example(site: Path) -> None:
+    """Install the example's package into a folder of packages, as pip does, without a network."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copytree(EXAMPLE, Path(folder) / "redactor")  # a build writes beside the source
+        flags = ("--no-index", "--no-build-isolation", "--no-deps", "--target", str(site))
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *flags, str(copy)],
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
 
 
 class Shout(Plugin):

@@ -70,13 +70,15 @@ def find_plugins(
         sys.path.append(str(folder))  # last, so that no file in it takes the place of an installed package
     problems: dict[str, LlamaForgeError] = {}
     found: dict[str, PluginEntry] = {}
+    named = {entry.name for entry in entries}
     for entry in entries:
         try:
             for plugin in _found(entry, folder):
-                if plugin.name in found and plugin.settings:
+                if plugin.name in found:
                     raise _wrong(file, f"Plugin {plugin.name!r} stands twice in the list. Take one out.", entry.place)
-                found.setdefault(plugin.name, plugin)
-                _check(plugin, file)
+                if plugin is entry or plugin.name not in named:  # else it has an entry of its own
+                    found[plugin.name] = plugin
+                    _check(plugin, file)
         except LlamaForgeError as problem:
             problems[entry.name] = problem
     return list(found.values()), problems
