@@ -14,7 +14,7 @@ from test_openai_server import llama_server  # noqa: F401 - a fixture
 from tiny_gguf import DEFAULT_ANSWER
 from tiny_hf import write_tiny_hf
 
-PAGES = ("README.md", "docs/guides/backends.md", "docs/security.md", "docs/space.md")
+PAGES = ("README.md", "docs/guides/backends.md", "docs/guides/plugins.md", "docs/security.md", "docs/space.md")
 BLOCK = re.compile(r"^```(python|yaml)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FILE = re.compile(r"# (configs/[\w/.-]+\.(?:py|yaml))\b")
 ADDRESS = "http://127.0.0.1:8080/v1"
@@ -95,6 +95,22 @@ print(forge.generate("hello", raw=True))
 """
     done = run_python(script, folder=tmp_path)
     assert (done.returncode, done.stdout) == (0, "HELLO\n"), done.stderr
+
+
+def test_the_polite_plugin_of_the_guide_changes_what_is_sent_and_said(tmp_path: Path) -> None:
+    write_files("docs/guides/plugins.md", tmp_path)
+    script = """
+from llamaforge import LlamaForge
+
+forge = LlamaForge("configs")
+forge.add_model("echo", "-", "echo")
+forge.load_model("echo")
+answer = forge.chat_stream([{"role": "user", "content": "Listen!"}])
+print("".join(answer), *(note.text for note in answer.notes), sep="\\n")
+assert [use.name for use in forge.plugins("short") if use.enabled and not use.problem] == ["trimmer", "template"]
+"""
+    done = run_python(script, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "Listen., please\nAsked with 'please'.\n"), done.stderr
 
 
 def test_the_terminal_chat_answers_until_an_empty_line(tmp_path: Path, tiny_gguf: Path) -> None:

@@ -18,6 +18,7 @@ from llamaforge import backends, plugins, redaction
 LIBRARY = sorted((ROOT / "llamaforge").rglob("*.py"))
 PAGE = sorted((ROOT / "llamaforge_ui").rglob("*.py"))
 BACKENDS = [path for path in LIBRARY if path.parent.name == "backends"]
+PLUGINS = [path for path in LIBRARY if path.parent.name == "plugins"]
 HEAVY = ("gradio", "torch", "transformers", "llama_cpp", "openai")
 
 MODEL = """
@@ -139,6 +140,7 @@ def test_the_ground_floor_stands_on_the_standard_library(name: str) -> None:
         ("engine.py", ["forge", "config"]),
         ("text_stream.py", ["forge", "config", "backends", "engine", "generation"]),
         ("chat_template.py", ["forge", "config", "backends", "engine", "generation"]),
+        *((f"plugins/{path.name}", ["forge", "config", "engine", "generation", "worker"]) for path in PLUGINS),
         ("worker.py", ["forge", "config", "engine", "generation", "worker_backend"]),
         ("worker_backend.py", ["forge", "config", "engine", "generation"]),
     ],

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import gradio as gr
+from plugin_kit import broken, use
 from scripted import PATIENCE, until
 
 from llamaforge import LlamaForge
@@ -188,3 +189,13 @@ def test_what_others_wrote_is_text_in_the_pages_own_markup() -> None:
     conversation.turns = [Turn("assistant", "x", about=hostile)]
     markup = "".join(tails(conversation))
     assert not re.search("<(b|i|u|script)>", markup)
+
+
+def test_guests_see_what_plugins_note_but_not_what_failed_in_them(echo: LlamaForge) -> None:
+    echo.add_model("echo", "echo", "echo", plugins={"trimmer": {"turns": 1}})
+    use(echo, broken(before=lambda self, messages: None))
+    conversation = chat(echo, "One", "Two")
+    trimmed = '<p class="lf-note">trimmer: 2 older messages were left out.</p>'
+    assert trimmed in tails(conversation, "guest")[-1] and "failed" not in "".join(tails(conversation, "guest"))
+    assert trimmed in tails(conversation)[-1]
+    assert "Plugin &#x27;mine&#x27; failed: before() gave NoneType" in tails(conversation)[-1]

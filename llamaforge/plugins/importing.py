@@ -73,14 +73,17 @@ def find_plugins(
     named = {entry.name for entry in entries}
     for entry in entries:
         try:
-            for plugin in _found(entry, folder):
-                if plugin.name in found:
-                    raise _wrong(file, f"Plugin {plugin.name!r} stands twice in the list. Take one out.", entry.place)
-                if plugin is entry or plugin.name not in named:  # else it has an entry of its own
-                    found[plugin.name] = plugin
-                    _check(plugin, file)
+            brought = _found(entry, folder)
         except LlamaForgeError as problem:
             problems[entry.name] = problem
+            continue
+        for plugin in brought:
+            if plugin.name in found:
+                text = f"Plugin {plugin.name!r} stands twice in the list. Take one out."
+                problems[plugin.name] = _wrong(file, text, entry.place)
+            elif plugin is entry or plugin.name not in named:  # else it has an entry of its own
+                found[plugin.name] = plugin
+                problems |= _problem(plugin, file)
     return list(found.values()), problems
 
 
@@ -97,11 +100,15 @@ def _found(entry: PluginEntry, folder: Path) -> list[PluginEntry]:
     return [replace(entry, name=name) for name in brought]
 
 
-def _check(entry: PluginEntry, file: YamlFile | None) -> None:
+def _problem(entry: PluginEntry, file: YamlFile | None) -> dict[str, LlamaForgeError]:
+    """Return by its name why a plugin cannot be used with these settings; nothing where it can."""
     try:
         validate(get_plugin(entry.name).Settings, entry.settings)
     except ParameterError as wrong:
-        raise _wrong(file, str(wrong), entry.place, wrong.name) from wrong
+        return {entry.name: _wrong(file, str(wrong), entry.place, wrong.name)}
+    except LlamaForgeError as problem:
+        return {entry.name: problem}
+    return {}
 
 
 def _wrong(file: YamlFile | None, sentence: str, *keys: str) -> LlamaForgeError:
