@@ -92,6 +92,8 @@ def wrong_piece(self: Plugin, chunks: Iterator[Chunk]) -> Iterator[Any]:
 AFTER = {
     "raises": (raises, "one two three four"),
     "exits": (exits, "one two three four"),
+    "cannot even be got": (property(raises), "one two three four"),
+    "no function": (3, "one two three four"),
     "nothing": (lambda self, chunks: None, "one two three four"),
     "no piece": (lambda self, chunks: iter(()), "one two three four"),
     "swallows all": (lambda self, chunks: iter([c for c in chunks if not c]), "one two three four"),

@@ -40,7 +40,7 @@ class Running:
 
     @property
     def seconds(self) -> float:
-        return min(self.plugin.seconds, MOST_SECONDS)
+        return min(type(self.plugin).seconds, MOST_SECONDS)
 
 
 class PluginRun:
@@ -110,7 +110,7 @@ class PluginRun:
 
     def _filtered(self, running: Running, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         """Yield a stream through one plugin's after(); what is no text goes past it."""
-        stream = StreamFilter(running.plugin.after, running.seconds)
+        stream = StreamFilter(lambda given: running.plugin.after(given), running.seconds)
         try:
             yield from stream.begin()
             for chunk in () if stream.ended else chunks:
