@@ -40,10 +40,11 @@ def a_chat(tmp_path: Path) -> Conversation:
     conversation.system_prompt = "Be short."
     picture = clean_picture(PIXEL)
     start = lambda messages: forge.chat_stream([Message("user", messages[-1].content)])  # noqa: E731 - echo is blind
-    for generation in (
-        conversation.ask("Hello", start, [picture], [thumbnail(picture)]),
-        conversation.edit(0, "Good evening", start),
+    for begin in (
+        lambda: conversation.ask("Hello", start, [picture], [thumbnail(picture)]),
+        lambda: conversation.edit(0, "Good evening", start),
     ):
+        generation = begin()
         assert generation is not None and generation.wait(PATIENCE)
         conversation.settle()
     conversation.rename("A title")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from page_kit import App, answers, ask, choose, load, open_tab, running
+from page_kit import App, Watch, answers, ask, choose, load, open_tab, running
 from playwright.sync_api import Locator, Page, expect
 from plugin_kit import install_example
 
@@ -96,7 +96,7 @@ def test_a_template_changes_what_is_sent_and_its_switch_keeps_the_files_comments
     expect(answers(ready).last).to_have_text("Hello.")
 
 
-def test_the_trimmer_says_under_the_answer_what_it_left_out(ready: Page) -> None:
+def test_the_trimmer_says_under_the_answer_what_it_left_out(ready: Page, watch: Watch) -> None:
     switch(ready, "trimmer", on=True)
     ask(ready, "One")
     expect(notes(ready)).to_have_count(0)
@@ -105,6 +105,7 @@ def test_the_trimmer_says_under_the_answer_what_it_left_out(ready: Page) -> None
     expect(ready.locator("#chat-turns .lf-edge")).to_be_visible()
     ready.reload()
     expect(notes(ready)).to_have_text("trimmer: 2 older messages were left out.")
+    watch.forget_leaving()
     switch(ready, "trimmer", on=False)
 
 
