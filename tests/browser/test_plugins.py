@@ -68,7 +68,8 @@ def switch(page: Page, name: str, on: bool) -> None:
     """Switch a plugin of the chosen model on the Models tab, and go back to the chat."""
     open_tab(page, "Models")
     box = page.locator(f"#model-plugins input[name={name}]")
-    box.set_checked(on)
+    expect(box).to_be_checked(checked=not on)
+    box.click()  # not set_checked: the page may draw the row anew in the moment between
     expect(page.locator("#models-notice")).to_contain_text(f"{name} is {'on' if on else 'off'} for echo.")
     expect(box).to_be_checked(checked=on)
     open_tab(page, "Chat")
