@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
 import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from tiny_gguf import CONTROL_TOKENS, COUNTING_ANSWER, write_tiny_gguf  # noqa: E402
+from tiny_hf import as_hf_folder  # noqa: E402
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -24,34 +33,46 @@ class Shape:
     heads: int = 12
     kv_heads: int = 4
     vocabulary: int = 32_000
+    name: str = "125M"
 
 
-def small_model(folder: Path) -> Path:
-    """Return a q8_0 GGUF of about 125 million parameters, written once."""
-    path = folder / "small-125m-q8_0.gguf"
+QUICK = Shape(width=128, layers=2, feed_forward=256, heads=4, kv_heads=2, vocabulary=2000, name="small")
+FOLDER = Path(tempfile.gettempdir()) / "llamaforge-benchmarks"
+Q8_0, F16, F32 = (gguf.GGMLQuantizationType[name] for name in ("Q8_0", "F16", "F32"))
+FILE_TYPES = {
+    Q8_0: gguf.LlamaFileType.MOSTLY_Q8_0,
+    F16: gguf.LlamaFileType.MOSTLY_F16,
+    F32: gguf.LlamaFileType.ALL_F32,
+}
+
+
+def tiny_model() -> Path:
+    """Return a GGUF of a few hundred words that counts without end: its engine costs next to nothing."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    return write_tiny_gguf(FOLDER / "tiny.gguf", COUNTING_ANSWER, endless=True, n_ctx_train=8192)
+
+
+def random_model(shape: Shape, kind: gguf.GGMLQuantizationType = F16) -> Path:
+    """Return a GGUF of that shape, written once."""
+    path = FOLDER / f"random-{shape.layers}x{shape.width}-{shape.vocabulary}-{kind.name.lower()}.gguf"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_random(path, Shape())
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        write_random(unfinished, shape, kind)
+        unfinished.replace(path)
     return path
 
 
-def small_folder(folder: Path) -> Path:
-    """Return a Hugging Face folder of about 14 million f32 parameters, written once."""
-    from tiny_gguf import write_tiny_gguf
-    from tiny_hf import as_hf_folder  # of the tests, for those benchmarks that have them on their path
-
-    path = folder / "small-14m"
-    if not (path / "tokenizer_config.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        shape = {"layers": 6, "width": 512, "feed_forward": 1024, "n_ctx_train": 8192}
-        made = write_tiny_gguf(folder / "small-14m.gguf", "never said", random_weights=7, **shape)
-        as_hf_folder(made, path)
-        made.unlink()
+def random_folder(shape: Shape) -> Path:
+    """Return a Hugging Face folder with the weights of such a model in 32 bits, written once."""
+    path = FOLDER / f"random-{shape.layers}x{shape.width}-{shape.vocabulary}"
+    if not (path / "tokenizer_config.json").exists():  # the last of its files
+        as_hf_folder(random_model(shape, F32), path)
     return path
 
 
-def write_random(path: Path, shape: Shape) -> None:
-    """Write a Llama GGUF with random q8_0 weights; its tokens are letters in twos and threes, none ends an answer."""
+def write_random(path: Path, shape: Shape, kind: gguf.GGMLQuantizationType) -> None:
+    """Write a Llama GGUF with random weights; its tokens are letters in twos and threes, none ends an answer."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(path.stem)
     writer.add_block_count(shape.layers)
@@ -62,18 +83,18 @@ def write_random(path: Path, shape: Shape) -> None:
     writer.add_head_count_kv(shape.kv_heads)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(shape.vocabulary)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+    writer.add_file_type(FILE_TYPES[kind])
     _add_tokenizer(writer, shape.vocabulary)
     head = shape.width // shape.heads
     random = np.random.default_rng(0)
 
-    def add(name: str, rows: int, columns: int) -> None:
+    def add(name: str, rows: int, columns: int, nothing: int = 0) -> None:
         weights = random.standard_normal((rows, columns), dtype=np.float32) * 0.02
-        quantised = gguf.quants.quantize(weights, gguf.GGMLQuantizationType.Q8_0)
-        writer.add_tensor(name, quantised, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        weights[:nothing] = 0
+        writer.add_tensor(name, gguf.quants.quantize(weights, kind), raw_dtype=kind)
 
     add("token_embd.weight", shape.vocabulary, shape.width)
-    add("output.weight", shape.vocabulary, shape.width)
+    add("output.weight", shape.vocabulary, shape.width, nothing=len(CONTROL_TOKENS) + 256)  # only letters are said
     writer.add_tensor("output_norm.weight", np.ones(shape.width, np.float32))
     for layer in range(shape.layers):
         block = f"blk.{layer}."
@@ -93,12 +114,11 @@ def write_random(path: Path, shape: Shape) -> None:
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, vocabulary: int) -> None:
-    special = ["<|im_start|>", "<|im_end|>", "<|never|>"]
     letters = [_byte_character(byte) for byte in range(256)]
     lower = "abcdefghijklmnopqrstuvwxyz"
     words = [a + b for a in lower for b in lower] + [a + b + c for a in lower for b in lower for c in lower]
     more = [word + end for end in lower for word in words[676 : 676 + 1000]]
-    tokens = (special + letters + words + more)[:vocabulary]
+    tokens = ([*CONTROL_TOKENS] + letters + words + more)[:vocabulary]
     assert len(tokens) == vocabulary, len(tokens)
     types = [gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (vocabulary - 3)
     writer.add_tokenizer_model("gpt2")
@@ -106,6 +126,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, vocabulary: int) -> None:
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges([f"{a} {b}" for a in lower for b in lower])
+    writer.add_bos_token_id(0)
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(False)
     writer.add_chat_template(CHATML)

@@ -1,0 +1,30 @@
+"""Every benchmark runs, briefly, and tells all of its rows; how fast anything is, no test says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from scripted import ROOT
+
+ROWS = {
+    "engine": [
+        *(
+            f"{model}: {side}"
+            for model in ("tiny, 200 tokens", "small, 16 tokens", "small, 16 sampled")
+            for side in ("LlamaForge", "in its worker", "llama-cpp-python", "low-level loop")
+        ),
+        "small, 16 transformers: LlamaForge",
+        "small, 16 transformers: TextIteratorStreamer",
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "rows"), ROWS.items(), ids=ROWS)
+def test_a_benchmark_runs_and_prints_its_table(name: str, rows: list[str]) -> None:
+    command = [sys.executable, f"benchmarks/{name}.py", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    begun = [line.partition("  ")[0] for line in done.stdout.splitlines()]
+    assert [row for row in rows if row not in begun] == []
