@@ -13,6 +13,7 @@ from .types import Chunk, Message, Role
 
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
+LONGEST_START = 1000  # characters; a model that writes blanks without end has no thoughts to come
 # Everything below space but tab and newline, and DEL: never meant, and some terminals and logs obey them.
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufeff]")
 
@@ -32,6 +33,8 @@ class StopMatcher:
 
     def feed(self, piece: str) -> str:
         """Return the text that is safe to show; sets `matched` once a stop text has been seen."""
+        if not self._stop:
+            return piece
         text = self._held + piece
         # The one that is complete first, so that the cut is the same however the text comes in pieces.
         found = [(text.find(stop) + len(stop), text.find(stop)) for stop in self._stop if stop in text]
@@ -64,7 +67,8 @@ class ReasoningSplitter:
         self._held = ""
         if self._state == "start":
             opening = text.lstrip()
-            if len(opening) < len(THINK_OPEN) and THINK_OPEN.startswith(opening):
+            may_open = len(opening) < len(THINK_OPEN) and THINK_OPEN.startswith(opening)
+            if may_open and len(text) < LONGEST_START:
                 self._held = text
                 return Chunk()
             self._state = "opened" if opening.startswith(THINK_OPEN) else "answer"

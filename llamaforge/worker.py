@@ -125,16 +125,22 @@ class Server:
             if self._stop == request:
                 self._stop_backend()  # again: it may have been told before it began
             piece = checked_piece(given)
-            self._send_chunk(request, Chunk(piece) if isinstance(piece, str) else piece)
+            if isinstance(piece, str):
+                self._send_text(request, piece)
+            else:
+                self._send_chunk(request, piece)
         return None
 
+    def _send_text(self, request: int, text: str) -> None:
+        """Send a text within 10 ms, with what comes meanwhile, so that a fast engine is not slowed by the pipe."""
+        with self._pending:
+            self._text.append(text)
+            self._request = request
+        self._has_text.set()
+
     def _send_chunk(self, request: int, chunk: Chunk) -> None:
-        """Send a chunk; plain text waits up to 10 ms for more, so that a fast engine is not slowed by the pipe."""
         if chunk.text and chunk == Chunk(text=chunk.text):
-            with self._pending:
-                self._text.append(chunk.text)
-                self._request = request
-            self._has_text.set()
+            self._send_text(request, chunk.text)
             return
         self._flush()
         self._write({"id": request, "chunk": {k: v for k, v in asdict(chunk).items() if v}})

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 
-from llamaforge.text_stream import ReasoningSplitter, StopMatcher, as_chunks, ended_by, split_reasoning
+from llamaforge.text_stream import LONGEST_START, ReasoningSplitter, StopMatcher, as_chunks, ended_by, split_reasoning
 from llamaforge.types import Chunk, Usage
 
 
@@ -108,6 +108,12 @@ def test_thoughts_are_told_as_they_come() -> None:
     chunks = [splitter.feed(piece) for piece in ("<think>", "a", "b</", "think>", "\n", "c")]
     assert [chunk.reasoning for chunk in chunks] == ["", "a", "b", "", "", ""]
     assert [chunk.text for chunk in chunks] == ["", "", "", "", "", "c"]
+
+
+def test_blanks_without_end_are_shown_and_not_held_back_for_ever() -> None:
+    splitter = ReasoningSplitter()
+    told = "".join(splitter.feed("\n").text for _ in range(LONGEST_START + 10))
+    assert told == "\n" * (LONGEST_START + 10)
 
 
 def test_what_a_chunk_carries_beside_text_goes_through() -> None:
