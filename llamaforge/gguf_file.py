@@ -148,19 +148,23 @@ class GGUFHeader:
             return "vocabulary only"
         return "embedding model" if 0 < self._number(".pooling_type") < 5 else "chat model"
 
-    def kv_cache_bytes(self, n_ctx: int, bytes_per_element: float = 2) -> int:
+    @property
+    def head_sizes(self) -> tuple[int, int]:
+        """How many numbers a head keeps of a token's key, and of its value."""
+        usual = self.n_embd // max(1, self.n_head)
+        return self._number(".attention.key_length") or usual, self._number(".attention.value_length") or usual
+
+    def kv_cache_bytes(self, n_ctx: int, key_bytes: float = 2, value_bytes: float = 2) -> int:
         """Return about how many bytes a context of `n_ctx` tokens takes; 0 if the header does not tell."""
         layers = max(0, self.n_layers - self._number(".attention.shared_kv_layers"))
         heads = self._numbers(".attention.head_count_kv") or self._numbers(".attention.head_count")
         all_heads = sum(heads[:layers])
         if len(heads) == 1:  # the same in all layers, or in every n-th one
             all_heads = heads[0] * layers // max(1, self._number(".full_attention_interval"))
-        head_size = self.n_embd // max(1, self.n_head)
-        key = self._number(".attention.key_length") or head_size
-        value = self._number(".attention.value_length") or head_size
+        key, value = self.head_sizes
         # Recurrent layers keep a state of fixed size instead, in 32-bit floats.
         state = self._number(".ssm.inner_size") * (self._number(".ssm.state_size") + self._number(".ssm.conv_kernel"))
-        return math.ceil(n_ctx * all_heads * (key + value) * bytes_per_element) + layers * state * 4
+        return math.ceil(n_ctx * all_heads * (key * key_bytes + value * value_bytes)) + layers * state * 4
 
     def _text(self, key: str) -> str | None:
         value = self.metadata.get(key)

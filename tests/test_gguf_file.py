@@ -364,7 +364,7 @@ def test_the_kv_cache_follows_from_heads_and_layers(settings: dict[str, Any], ex
     attention = {f"llama__attention__{key}": value for key, value in settings.items()}
     header = header_of(llama__block_count=32, llama__embedding_length=4096, **attention)
     assert header.kv_cache_bytes(1000) == 1000 * expected * 2
-    assert header.kv_cache_bytes(1000, 0.5625) == 1000 * expected * 0.5625
+    assert header.kv_cache_bytes(1000, 0.5625, 0.5625) == 1000 * expected * 0.5625
 
 
 def test_recurrent_layers_take_the_same_for_any_context() -> None:

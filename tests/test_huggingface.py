@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import struct
 import threading
@@ -373,6 +374,12 @@ def test_a_gpu_that_is_not_there_is_told_with_the_way_out(load: Any, tiny: Path,
 def test_quantization_without_its_package_says_what_to_install(load: Any, tiny: Path) -> None:
     with pytest.raises(BackendMissing, match="pip install bitsandbytes"):
         load(tiny, quantization="4bit")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("flash_attn") is not None, reason="flash-attn is installed here")
+def test_flash_attention_without_its_package_says_what_else_to_set(load: Any, tiny: Path) -> None:
+    with pytest.raises(BackendMissing, match="needs the package flash-attn.* Set it to sdpa"):
+        load(tiny, attn_implementation="flash_attention_2")
 
 
 def test_nothing_is_imported_until_a_model_is_loaded(tiny: Path) -> None:

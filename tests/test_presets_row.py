@@ -202,13 +202,13 @@ def test_a_deleted_preset_leaves_what_it_set(tab: Tab) -> None:
 def test_each_control_says_where_its_value_comes_from(tab: Tab) -> None:
     tab.page.set_parameters(ADA, "tiny", {"top_k": 7}, "preset calm")
     tab.page.set_parameters(ADA, "tiny", {"temperature": 0.1, "stop": ["a"]})
-    assert {name: says(tab, name) for name in ("temperature", "top_p", "top_k", "min_p", "n_ctx", "f16_kv")} == {
+    assert {name: says(tab, name) for name in ("temperature", "top_p", "top_k", "min_p", "n_ctx", "use_mmap")} == {
         "temperature": "Set by this chat (tiny.yaml line 4 says 0.9).",
         "top_p": "Set by settings.yaml line 3.",
         "top_k": "Set by preset calm.",
         "min_p": "Not set: 0.1 is used (the sampling settings in its GGUF file).",
         "n_ctx": "Not set: 2048 is used (the model itself).",
-        "f16_kv": "Not set: on is used (the engine's default).",
+        "use_mmap": "Not set: on is used (the engine's default).",
     }
     assert says(tab, "stop") == "Set by this chat (tiny.yaml line 5 says otherwise). One a line."
 

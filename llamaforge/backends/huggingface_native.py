@@ -36,6 +36,11 @@ def require_packages(parameters: Mapping[str, Any]) -> None:
             f"quantization: {parameters['quantization']} needs the package bitsandbytes, which is not installed. "
             "Install it, or leave quantization unset: pip install bitsandbytes"
         )
+    if parameters.get("attn_implementation") == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        raise BackendMissing(
+            "attn_implementation: flash_attention_2 needs the package flash-attn, which is not installed. "
+            "Set it to sdpa, or install the package: pip install flash-attn --no-build-isolation"
+        )
 
 
 def device_of(asked: str | None) -> str:

@@ -57,11 +57,13 @@ from .llama_cpp_context import Context
 from .llama_cpp_files import card_before_download, fetched_file, header_of, local_file, require_sha256
 from .llama_cpp_fit import (
     DEFAULT_N_CTX,
+    cache_types,
     context_window,
     default_threads,
     gpu_layers,
     llama_arguments,
     memory_need,
+    require_cache_types,
 )
 from .llama_cpp_native import (
     Decoder,
@@ -121,6 +123,7 @@ class LlamaCppBackend(BaseBackend):
             raise missing()
         if sentence := outdated("llama-cpp-python"):
             raise BackendMissing(sentence)
+        cache_types(parameters)
         file = local_file(path)
         if file is None:
             require_package()
@@ -128,6 +131,7 @@ class LlamaCppBackend(BaseBackend):
         header = header_of(file)
         require_chat_model(header)
         require_loadable(header)
+        require_cache_types(header, parameters)
         projector = projector_of(file, parameters.get("mmproj"))
         if projector is not None and (projector.exists() or parse(path) is None):  # else it is fetched first
             require_projector(projector)
@@ -176,6 +180,7 @@ class LlamaCppBackend(BaseBackend):
         header = header_of(path)
         require_chat_model(header)
         require_loadable(header)
+        require_cache_types(header, settings)
         import_llama_cpp()
         log = engine_log().lines
         log.clear()

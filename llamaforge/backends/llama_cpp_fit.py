@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import ParameterError
 from ..gguf_file import GGUFHeader
 from ..memory import HEADROOM, find_gpus, measure, physical_cores
 from ..types import MemoryNeed
@@ -14,7 +15,10 @@ from .llama_cpp_native import import_llama_cpp, supports_gpu
 DEFAULT_N_CTX = 8192  # longer windows cost memory that most chats never use
 DEFAULT_N_BATCH = 512  # llama.cpp's own n_batch
 SMALLEST_N_CTX = 2048  # below this a chat is no use: rather say that it does not fit
-F32, F16 = 0, 1  # ggml type ids of the KV cache
+# Types of the KV cache by llama.cpp's names: the id that ggml has for each, and the bytes of a number.
+CACHE_TYPES = {"f32": (0, 4.0), "f16": (1, 2.0), "q8_0": (8, 34 / 32), "q4_0": (2, 18 / 32)}
+QUANTISED = ("q8_0", "q4_0")
+BLOCK = 32  # numbers that are quantised together
 
 
 def default_threads() -> int:
@@ -25,7 +29,7 @@ def default_threads() -> int:
 def llama_arguments(path: Path, layers: int, window: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keyword arguments of llama-cpp-python's `Llama`."""
     threads = settings.get("n_threads") or default_threads()
-    cache_type = F32 if settings.get("f16_kv") is False else F16
+    type_k, type_v = (CACHE_TYPES[name][0] for name in cache_types(settings))
     return {
         "model_path": str(path),
         "n_gpu_layers": layers,
@@ -36,10 +40,42 @@ def llama_arguments(path: Path, layers: int, window: int, settings: Mapping[str,
         "flash_attn": bool(settings.get("flash_attn")),
         "use_mmap": settings.get("use_mmap") is not False,
         "use_mlock": bool(settings.get("use_mlock")),
-        "type_k": cache_type,
-        "type_v": cache_type,
+        "type_k": type_k,
+        "type_v": type_v,
         "verbose": False,
     }
+
+
+def cache_types(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the types in which the KV cache keeps keys and values.
+
+    Raises:
+        ParameterError: f16_kv, the older name for both, says otherwise, or llama.cpp cannot do it.
+    """
+    old = {True: "f16", False: "f32", None: None}[settings.get("f16_kv")]
+    chosen = {name: settings.get(name) for name in ("type_k", "type_v")}
+    for name, kind in chosen.items():
+        if old and kind and kind != old:
+            raise ParameterError(
+                f"f16_kv says that the KV cache is {old}, and {name} says {kind}. Leave f16_kv unset.", name=name
+            )
+    if chosen["type_v"] in QUANTISED and not settings.get("flash_attn"):
+        raise ParameterError(
+            f"type_v: {chosen['type_v']} needs flash attention. Turn flash_attn on, or set type_v to f16.",
+            name="type_v",
+        )
+    return chosen["type_k"] or old or "f16", chosen["type_v"] or old or "f16"
+
+
+def require_cache_types(header: GGUFHeader, settings: Mapping[str, Any]) -> None:
+    """Raise ParameterError where a model cannot keep its KV cache in the types that are set."""
+    for name, kind, size in zip(("type_k", "type_v"), cache_types(settings), header.head_sizes, strict=True):
+        if kind in QUANTISED and size % BLOCK:
+            raise ParameterError(
+                f"{name}: {kind} needs attention heads of a multiple of {BLOCK} numbers, and those of "
+                f"{header.path.name} have {size}. Set {name} to f16.",
+                name=name,
+            )
 
 
 def context_window(header: GGUFHeader, settings: Mapping[str, Any]) -> int:
@@ -61,13 +97,13 @@ def _rounded(window: int) -> int:
 
 def memory_need(header: GGUFHeader, window: int, settings: Mapping[str, Any]) -> MemoryNeed:
     window = _rounded(window)
-    element = 4 if settings.get("f16_kv") is False else 2
+    key, value = (CACHE_TYPES[name][1] for name in cache_types(settings))
     batch = min(settings.get("n_batch") or DEFAULT_N_BATCH, DEFAULT_N_BATCH)  # llama.cpp computes 512 rows at a time
     # What one batch needs beside the weights, all in f32: logits, a few activations, and without flash
     # attention the scores of every head against the whole window.
     columns = header.n_vocab + 8 * header.n_embd + (0 if settings.get("flash_attn") else header.n_head * window)
     return MemoryNeed(
-        weights=header.file_size, kv_cache=header.kv_cache_bytes(window, element), compute=batch * columns * 4
+        weights=header.file_size, kv_cache=header.kv_cache_bytes(window, key, value), compute=batch * columns * 4
     )
 
 

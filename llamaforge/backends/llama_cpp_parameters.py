@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from .llama_cpp_fit import DEFAULT_N_BATCH
 from .parameters import OTHER_CHATS, SamplingParameters, load
+
+CacheType = Literal["f32", "f16", "q8_0", "q4_0"]
 
 
 class LlamaCppParameters(SamplingParameters):
@@ -27,7 +31,11 @@ class LlamaCppParameters(SamplingParameters):
     n_batch: int | None = load(
         DEFAULT_N_BATCH, "Prompt tokens evaluated at a time; more is faster and takes more memory.", ge=1, le=16_384
     )
-    f16_kv: bool | None = load(True, "Keep the KV cache in 16 bits; off keeps 32 bits and takes twice the memory.")
+    type_k: CacheType | None = load("f16", "Type of the keys in the KV cache; q8_0 takes half the memory of f16.")
+    type_v: CacheType | None = load("f16", "Type of the values in the KV cache; q8_0 and q4_0 need flash_attn.")
+    f16_kv: bool | None = load(
+        None, "The older name of type_k and type_v together: on is f16, off is f32, at twice the memory."
+    )
     n_threads: int | None = load(None, "CPU threads. Unset: the physical cores but one.", ge=1, le=512)
     flash_attn: bool | None = load(False, "Flash attention: less memory for long context windows, faster on GPUs.")
     use_mmap: bool | None = load(True, "Map the file into memory instead of reading it; loads faster.")
