@@ -18,6 +18,7 @@ ROWS = {
         "small, 16 transformers: LlamaForge",
         "small, 16 transformers: TextIteratorStreamer",
     ],
+    "people": [f"{visitors} of {side}" for visitors in (1, 4, 16) for side in ("LlamaForge", "llama_cpp.server")],
 }
 
 
