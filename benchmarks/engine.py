@@ -33,6 +33,7 @@ from llamaforge.backends.llama_cpp_native import llama_class
 
 QUESTION = "Tell me a story about a llama."
 LOAD = {"n_threads": 1, "n_ctx": 4096, "n_batch": 512, "flash_attn": False}
+COLUMNS = ("side", "tok/s", "tok/CPU-s", "LlamaForge is", "by CPU", "chars at once")
 AMX = "llama-cpp-python with AMX"  # what it does by itself on such a processor
 GREEDY = {"temperature": 0.0, "seed": 1}
 SAMPLED = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "repeat_penalty": 1.0, "seed": 1}
@@ -207,13 +208,11 @@ def main() -> None:
         f"{name} sampled": lambda: llama_cpp_runs(random_model(shape), short, SAMPLED, pairs),
         f"{name} transformers": lambda: transformers_runs(random_folder(shape), short, pairs),
     }
-    runs = {name: run() for name, run in measured.items() if flags.only in name}
-    columns = ("side", "tok/s", "tok/CPU-s", "LlamaForge is", "by CPU", "chars at once")
-    table(
-        f"Medians of {pairs} rounds; what LlamaForge in this process is to each side",
-        columns,
-        [row for name, sides in runs.items() for row in rows_of(name, sides)],
-    )
+    runs: dict[str, dict[str, list[Run]]] = {}
+    for name, run in measured.items():
+        if flags.only in name:
+            runs[name] = run()
+            table(f"{name}, medians of {pairs} rounds", COLUMNS, rows_of(name, runs[name]))
     if flags.plot:
         groups = {
             name: {

@@ -19,6 +19,7 @@ ROWS = {
         "small, 16 transformers: TextIteratorStreamer",
     ],
     "people": [f"{visitors} of {side}" for visitors in (1, 4, 16) for side in ("LlamaForge", "llama_cpp.server")],
+    "threads": ["prompt, 128 at a time", "prompt, 256 at a time", "prompt, 512 at a time", "answer"],
 }
 
 

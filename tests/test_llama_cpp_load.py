@@ -281,6 +281,8 @@ def test_load_parameters_reach_the_engine(load: Load, tiny_gguf: Path, monkeypat
     expected = {"n_batch": 64, "type_k": 0, "type_v": 0, "flash_attn": True, "use_mmap": False, "use_mlock": False}
     assert asked[0].items() >= expected.items()
     assert (asked[0]["n_ctx"], asked[0]["n_threads"], asked[0]["n_threads_batch"]) == (1024, 1, 1)
+    load(tiny_gguf, n_threads_batch=2)
+    assert (asked[1]["n_threads"], asked[1]["n_threads_batch"]) == (1, 2)
 
 
 def recording(method: Callable[..., None], asked: list[dict[str, Any]]) -> Callable[..., None]:

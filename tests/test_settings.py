@@ -131,7 +131,8 @@ def test_a_load_parameter_that_was_changed_needs_a_load(forge: Forge, tiny_gguf:
 def test_a_models_card_tells_of_it_without_loading(forge: Forge, tiny_gguf: Path) -> None:
     card = forge(tiny=tiny_gguf).card("tiny")
     assert (card.facts["Name"], card.facts["Layers"]) == ("Tiny test model", "2")
-    assert card.limits == {"n_gpu_layers": 2, "n_ctx": 2048, "n_threads": os.cpu_count()}
+    cores = os.cpu_count()
+    assert card.limits == {"n_gpu_layers": 2, "n_ctx": 2048, "n_threads": cores, "n_threads_batch": cores}
 
 
 class Tuned(SamplingParameters):

@@ -155,7 +155,11 @@ class LlamaCppBackend(BaseBackend):
             card["Pictures"] = f"yes, with {projector.name}"
         return ModelCard(
             facts=card,
-            limits={"n_gpu_layers": header.n_layers, "n_ctx": header.n_ctx_train, "n_threads": os.cpu_count() or 1},
+            limits={
+                "n_gpu_layers": header.n_layers,
+                "n_ctx": header.n_ctx_train,
+                **dict.fromkeys(("n_threads", "n_threads_batch"), os.cpu_count() or 1),
+            },
             defaults=_defaults(header),
             origins=_origins(header),
         )

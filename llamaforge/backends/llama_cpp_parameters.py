@@ -37,6 +37,9 @@ class LlamaCppParameters(SamplingParameters):
         None, "The older name of type_k and type_v together: on is f16, off is f32, at twice the memory."
     )
     n_threads: int | None = load(None, "CPU threads. Unset: the physical cores but one.", ge=1, le=512)
+    n_threads_batch: int | None = load(
+        None, "CPU threads that read the prompt; more than are free slow it down. Unset: as n_threads.", ge=1, le=512
+    )
     flash_attn: bool | None = load(False, "Flash attention: less memory for long context windows, faster on GPUs.")
     use_mmap: bool | None = load(True, "Map the file into memory instead of reading it; loads faster.")
     use_mlock: bool | None = load(False, "Keep the model in RAM so that it is never swapped out.")
