@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from scripted import ROOT
 
+HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 ROWS = {
     "engine": [
         *(
@@ -24,9 +27,12 @@ ROWS = {
 
 
 @pytest.mark.parametrize(("name", "rows"), ROWS.items(), ids=ROWS)
-def test_a_benchmark_runs_and_prints_its_table(name: str, rows: list[str]) -> None:
+def test_a_benchmark_runs_and_prints_its_table(name: str, rows: list[str], tmp_path: Path) -> None:
+    plot = tmp_path / "plot.png"
     command = [sys.executable, f"benchmarks/{name}.py", "--quick"]
+    command += ["--plot", str(plot)] if HAS_MATPLOTLIB else []
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     begun = [line.partition("  ")[0] for line in done.stdout.splitlines()]
     assert [row for row in rows if row not in begun] == []
+    assert plot.exists() == HAS_MATPLOTLIB
