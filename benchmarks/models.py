@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,17 +49,23 @@ FILE_TYPES = {
 
 def tiny_model() -> Path:
     """Return a GGUF of a few hundred words that counts without end: its engine costs next to nothing."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    return write_tiny_gguf(FOLDER / "tiny.gguf", COUNTING_ANSWER, endless=True, n_ctx_train=8192)
+    return written_once(
+        FOLDER / "tiny-8k.gguf", lambda path: write_tiny_gguf(path, COUNTING_ANSWER, endless=True, n_ctx_train=8192)
+    )
 
 
 def random_model(shape: Shape, kind: gguf.GGMLQuantizationType = F16) -> Path:
     """Return a GGUF of that shape, written once."""
     path = FOLDER / f"random-{shape.layers}x{shape.width}-{shape.vocabulary}-{kind.name.lower()}.gguf"
+    return written_once(path, lambda unfinished: write_random(unfinished, shape, kind))
+
+
+def written_once(path: Path, write: Callable[[Path], object]) -> Path:
+    """Write a file where it is not there yet; another benchmark may be reading or writing it at the same time."""
     if not path.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}")
-        write_random(unfinished, shape, kind)
+        write(unfinished)
         unfinished.replace(path)
     return path
 

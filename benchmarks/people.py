@@ -114,9 +114,7 @@ def main() -> None:
     )
     if flags.plot:
         groups = {
-            f"{visitors} visitors": {
-                side: statistics.median(run.speed for run in seen) for side, seen in sides.items()
-            }
+            f"{visitors} at once": {side: statistics.median(run.speed for run in seen) for side, seen in sides.items()}
             for visitors, sides in runs.items()
         }
         save_plot(flags.plot, "Tokens of all visitors together", "tokens per second", groups)
