@@ -123,7 +123,7 @@ def llama_cpp_runs(path: Path, tokens: int, sampling: Mapping[str, Any], pairs: 
             "low-level loop": partial(timed, lambda: low_level_stream(llama, ids, tokens, sampling), tokens),
         }
         require_same_text(sides)
-        if b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info():
+        if b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info() and "f32" not in path.stem:
             with_amx = stack.enter_context(loaded(path, amx=True))  # rounds otherwise, so it may say another text
             sides[AMX] = partial(timed, lambda: plain_stream(with_amx, ids, tokens, sampling), tokens)
             sides[AMX]()

@@ -50,7 +50,7 @@ FILE_TYPES = {
 def tiny_model() -> Path:
     """Return a GGUF of a few hundred words that counts without end: its engine costs next to nothing."""
     return written_once(
-        FOLDER / "tiny-8k.gguf", lambda path: write_tiny_gguf(path, COUNTING_ANSWER, endless=True, n_ctx_train=8192)
+        FOLDER / "tiny-f32.gguf", lambda path: write_tiny_gguf(path, COUNTING_ANSWER, endless=True, n_ctx_train=8192)
     )
 
 
