@@ -1,5 +1,9 @@
 """The page of LlamaForge; the only package that knows Gradio."""
 
+from .quick_gradio import import_gradio
+
+import_gradio()  # before the modules below do
+
 from .access import Access, is_public
 from .gate import Hosts
 from .history import History

@@ -30,6 +30,7 @@ from tiny_hf import write_tiny_hf
 import app as app_module
 
 END_SECONDS = 5.0
+ENGINES = ("torch", "transformers", "llama_cpp", "openai")
 OWNER_TABS = ("Models", "Parameters")
 OWNER_PASSWORD = "LLAMAFORGE_OWNER_PASSWORD"
 OPENING = {
@@ -195,10 +196,15 @@ def test_it_ends_within_five_seconds_in_the_middle_of_an_answer(folder: Path, na
 def ask_when_loaded(address: str, message: str) -> Any:
     """Send a message through the endpoint as soon as the model that is loaded at the start is ready."""
     client = Client(address, verbose=False)
+    until(lambda: "lf-ready" in status_of(address))
+    return client.submit(message, api_name="/chat")
+
+
+def status_of(address: str) -> str:
+    """Return what the page is told of the model at the moment."""
     number = next(one["id"] for one in config_of(address)["dependencies"] if one["api_name"] == "look")
     body = {"data": [None, -1], "fn_index": number, "session_hash": "a test"}
-    until(lambda: "lf-ready" in httpx.post(f"{address}/gradio_api/run/predict", json=body).text)
-    return client.submit(message, api_name="/chat")
+    return httpx.post(f"{address}/gradio_api/run/predict", json=body).text
 
 
 def test_a_signal_right_after_the_start_ends_it_too(folder: Path) -> None:
@@ -290,6 +296,70 @@ def test_a_passphrase_is_made_up_for_a_terminal_only(folder: Path) -> None:
         passphrase = line.rsplit(" ", 1)[1]
         answer = httpx.post(f"http://127.0.0.1:{flags[-1]}/owner", data={"passphrase": passphrase})
         assert (answer.status_code, answer.headers["location"]) == (303, "/owner/")
+
+
+def test_a_start_imports_no_engine(folder: Path) -> None:
+    path = write_tiny_gguf(folder / "tiny.gguf")
+    (folder / "models" / "tiny.yaml").write_text(f"backend: llama.cpp\npath: {path}\n", "utf-8")
+    flags = ("--config", str(folder), "--port", str(free_port()))
+    with started(*flags, PYTHONPROFILEIMPORTTIME="1") as program:
+        httpx.get(program.wait_until_up())
+    imported = {line.rsplit("|", 1)[1].strip() for line in program.output.splitlines() if "import time:" in line}
+    assert "llamaforge_ui" in imported
+    assert imported & {*ENGINES, "pandas.core", "matplotlib"} == set()
+
+
+WAITING = """
+import urllib.request
+from pathlib import Path
+from llamaforge import BaseBackend, register_backend
+
+class Waiting(BaseBackend):
+    def load_model(self, model_path, parameters=None):
+        folder = Path(model_path)
+        with urllib.request.urlopen((folder / "address").read_text()) as page:
+            (folder / "seen").write_text(str(page.status))
+        (folder / "pipe").read_text()  # until somebody closes its other end
+
+    def is_model_loaded(self):
+        return True
+
+    def generate_stream(self, prompt, parameters=None):
+        yield "Here"
+
+register_backend("waiting", "waiting:Waiting")
+"""
+
+
+def test_the_page_answers_before_the_default_model_begins_to_load_and_while_it_does(folder: Path) -> None:
+    (folder / "plugins").mkdir()
+    (folder / "plugins" / "waiting.py").write_text(WAITING, "utf-8")
+    (folder / "settings.yaml").write_text("plugins: [waiting]\ndefault_model: slow\n", "utf-8")
+    (folder / "models" / "slow.yaml").write_text(f"backend: waiting\npath: {folder}\n", "utf-8")
+    os.mkfifo(folder / "pipe")
+    port = free_port()
+    (folder / "address").write_text(f"http://127.0.0.1:{port}", "utf-8")
+    with started("--config", str(folder), "--port", str(port)) as program:
+        address = program.wait_until_up()
+        end = when_read(folder / "pipe")
+        assert (folder / "seen").read_text("utf-8") == "200"  # the first thing that the load did
+        assert httpx.get(address).status_code == 200
+        assert "lf-loading" in status_of(address)
+        os.close(end)
+        until(lambda: "lf-ready" in status_of(address))
+
+
+def when_read(pipe: Path) -> int:
+    """Wait until somebody reads a named pipe; return its other end."""
+    ends: list[int] = []
+
+    def opened() -> bool:
+        with contextlib.suppress(OSError):  # nobody reads it yet
+            ends.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(ends)
+
+    until(opened)
+    return ends[0]
 
 
 @contextlib.contextmanager
