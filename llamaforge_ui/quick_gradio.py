@@ -2,15 +2,17 @@
 
 At each import Gradio parses its own sources, once for every component, to write type stubs for editors beside them. It
 leaves out a class whose file cannot be told (component_meta.create_or_modify_pyi), so none can for that long. And it
-imports pandas for the tables of others: here pandas is imported once somebody uses it.
+imports pandas for the tables of others, and for figures of all events so far, which it makes anew after each event and
+which this page shows nobody: here none are made, and pandas is imported once somebody uses it.
 
-Neither is promised by Gradio. Where a later one takes it amiss, it is imported as usual.
+None of this is promised by Gradio. Where a later one takes it amiss, it is imported as usual.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.abc import MetaPathFinder
@@ -24,6 +26,7 @@ def import_gradio() -> None:
     """Import Gradio, unless it is imported already."""
     if "gradio" in sys.modules:
         return
+    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(sys.maxsize)  # events until the figures are made anew
     with contextlib.suppress(OSError), _no_stubs(), _late("pandas"):
         import gradio
     import gradio  # noqa: F401
