@@ -1,11 +1,17 @@
-"""What does a start consist of? Medians of several starts, in seconds: imports, first byte, page usable.
+"""How long does a start take, and what does it hold, against a page of Gradio that only says hello? Both in turn.
 
-python benchmarks/startup.py [--starts 3]
+import: of gradio there, of llamaforge_ui here, in a fresh interpreter. First byte: from starting the process until a
+page is answered; CPU: what the process computed until then, which other programs disturb less. Usable: from opening
+the page in a Chromium that runs already until the box takes text. RSS is what a task manager shows, USS what the end
+of the process would free, both with the page open and no model.
+
+python benchmarks/startup.py [--pairs 9] [--plot startup.png] [--quick]
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import socket
 import statistics
@@ -15,43 +21,106 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from playwright.sync_api import sync_playwright
+import psutil
+from playwright.sync_api import Browser, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
-IMPORTS = ("llamaforge", "gradio", "llamaforge_ui")
+MIB = 2**20
+HELLO = """\
+import sys
+import gradio as gr
+
+with gr.Blocks() as page:
+    name, greeting = gr.Textbox(elem_id="name"), gr.Textbox()
+    name.submit(lambda name: f"Hello {name}", name, greeting)
+page.launch(server_port=int(sys.argv[1]), quiet=True)
+"""
+QUIET = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"}  # neither side asks another host
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two programs: the module it imports, how it is started, and the box that a person writes in."""
+
+    module: str
+    command: Callable[[int, Path], list[str]]
+    box: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What one start took and held."""
+
+    import_seconds: float
+    first_byte: float
+    cpu_seconds: float
+    usable: float
+    rss: float
+    uss: float
+
+
+NAMES = ("import, s", "first byte, s", "CPU until then, s", "usable, s", "RSS, MiB", "USS, MiB")
+
+
+def hello(port: int, folder: Path) -> list[str]:
+    script = folder / "hello.py"
+    script.write_text(HELLO, "utf-8")
+    return [sys.executable, str(script), str(port)]
+
+
+def ours(port: int, folder: Path) -> list[str]:
+    return [sys.executable, "app.py", "--port", str(port), "--config", str(folder), "--data", str(folder)]
+
+
+SIDES = {
+    "hello-world": Side("gradio", hello, "#name textarea"),
+    "LlamaForge": Side("llamaforge_ui", ours, "#chat-input textarea"),
+}
+
+
+def measure(side: Side, browser: Browser) -> Start:
+    import_seconds = seconds_of_import(side.module)
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    with tempfile.TemporaryDirectory() as folder:
+        command = side.command(port, Path(folder))
+        begun = time.perf_counter()
+        with running(command) as program:
+            while not answers(address):
+                time.sleep(0.005)
+            first_byte, cpu = time.perf_counter() - begun, program.cpu_times()
+            usable = seconds_until_usable(browser, address, side.box)
+            memory = program.memory_full_info()
+    return Start(import_seconds, first_byte, cpu.user + cpu.system, usable, memory.rss / MIB, memory.uss / MIB)
+
+
+@contextmanager
+def running(command: Sequence[str]) -> Iterator[psutil.Popen]:
+    program = psutil.Popen(command, cwd=ROOT, env=QUIET, stdout=subprocess.DEVNULL)
+    try:
+        yield program
+    finally:
+        program.terminate()
+        program.wait()
 
 
 def seconds_of_import(module: str) -> float:
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", f"import {module}"], cwd=ROOT, check=True)
-    return time.perf_counter() - started
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-c", f"import {module}"], cwd=ROOT, env=QUIET, check=True)
+    return time.perf_counter() - begun
 
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def seconds_to_first_byte_and_usable() -> tuple[float, float]:
-    address = f"http://127.0.0.1:{(port := free_port())}"
-    with tempfile.TemporaryDirectory() as config:
-        started = time.perf_counter()
-        app = subprocess.Popen(
-            [sys.executable, "app.py", "--port", str(port), "--config", config, "--data", config],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-        )
-        try:
-            while not answers(address):
-                time.sleep(0.02)
-            first_byte = time.perf_counter() - started
-            return first_byte, seconds_until_usable(address)
-        finally:
-            app.terminate()
-            app.wait()
 
 
 def answers(address: str) -> bool:
@@ -62,32 +131,90 @@ def answers(address: str) -> bool:
         return False
 
 
-def seconds_until_usable(address: str) -> float:
-    """From opening the address in a browser that runs already until the message box takes text."""
+def seconds_until_usable(browser: Browser, address: str, box: str) -> float:
+    context = browser.new_context()  # that has nothing of the page in its cache
+    page = context.new_page()
+    begun = time.perf_counter()
+    page.goto(address)
+    page.fill(box, "x")
+    usable = time.perf_counter() - begun
+    context.close()
+    return usable
+
+
+def in_turns(sides: Mapping[str, Callable[[], Value]], rounds: int) -> dict[str, list[Value]]:
+    """Run every side once a round, each round beginning with another, so that a busy machine is unfair to none."""
+    names = list(sides)
+    seen: dict[str, list[Value]] = {name: [] for name in names}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            seen[name].append(sides[name]())
+    return seen
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Return the median of what ours is to theirs, pair by pair."""
+    return statistics.median(our / their for our, their in zip(ours, theirs, strict=True))
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows under their columns: the first of them left, numbers right."""
+    print(f"\n{title}")
+    for row in [columns, *rows]:
+        cells = (f"{cell:10.2f}" if isinstance(cell, float) else f"{cell:>10}" for cell in row[1:])
+        print(f"{row[0]:32}", *cells, flush=True)
+
+
+def save_plot(path: Path, title: str, unit: str, groups: Mapping[str, Mapping[str, float]]) -> None:
+    """Draw bars: a group of them for each name, a bar for each side; the kind of file is told by its ending."""
+    from matplotlib.figure import Figure
+
+    sides = list(dict.fromkeys(side for values in groups.values() for side in values))
+    figure = Figure(figsize=(2 + 2 * len(groups), 4), layout="constrained")
+    axes = figure.subplots()
+    for place, side in enumerate(sides):
+        where = [number + 0.8 * place / len(sides) for number, values in enumerate(groups.values()) if side in values]
+        heights = [values[side] for values in groups.values() if side in values]
+        axes.bar_label(axes.bar(where, heights, 0.8 / len(sides), label=side), fmt="{:,.2f}", fontsize=7)
+    axes.set_xticks([number + 0.4 - 0.4 / len(sides) for number in range(len(groups))], list(groups))
+    axes.set(title=title, ylabel=unit)
+    axes.legend(fontsize=8)
+    figure.savefig(path)
+
+
+def report(starts: Mapping[str, Sequence[Start]], plot: Path | None) -> None:
+    columns = {name: list(zip(*map(astuple, side), strict=True)) for name, side in starts.items()}
+    theirs, own = columns["hello-world"], columns["LlamaForge"]
+    medians = {
+        name: {"hello-world": statistics.median(theirs[place]), "LlamaForge": statistics.median(own[place])}
+        for place, name in enumerate(NAMES[: len(fields(Start))])
+    }
+    rows = [
+        (name, *median.values(), ratio(own[place], theirs[place]))
+        for place, (name, median) in enumerate(medians.items())
+    ]
+    pairs = len(starts["LlamaForge"])
+    table(f"A start, medians over {pairs} pairs", ("", "hello", "LlamaForge", "ratio"), rows)
+    if plot:
+        seconds = {name.removesuffix(", s"): median for name, median in medians.items() if name.endswith(", s")}
+        save_plot(plot, f"A start, medians over {pairs} pairs", "seconds", seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them too (needs matplotlib)")
+    parser.add_argument("--quick", action="store_true", help="one pair, to see that it runs")
+    flags = parser.parse_args()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium") or shutil.which("google-chrome"), args=["--no-sandbox"]
         )
-        page = browser.new_page()
-        started = time.perf_counter()
-        page.goto(address)
-        page.fill("#chat-input textarea", "x")
-        usable = time.perf_counter() - started
+        sides = {name: partial(measure, side, browser) for name, side in SIDES.items()}
+        starts = in_turns(sides, 1 if flags.quick else flags.pairs)
         browser.close()
-        return usable
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--starts", type=int, default=3)
-    starts = range(parser.parse_args().starts)
-    empty = statistics.median(seconds_of_import("sys") for _ in starts)
-    print(f"{'Python alone':32} {empty:6.2f}")
-    for module in IMPORTS:
-        print(f"{'import ' + module:32} {statistics.median(seconds_of_import(module) for _ in starts):6.2f}")
-    first_bytes, usables = zip(*(seconds_to_first_byte_and_usable() for _ in starts), strict=True)
-    print(f"{'app.py until the first byte':32} {statistics.median(first_bytes):6.2f}")
-    print(f"{'page opened until usable':32} {statistics.median(usables):6.2f}")
+    report(starts, flags.plot)
 
 
 if __name__ == "__main__":
