@@ -1,9 +1,9 @@
 """What do a load, a swap and an unload take, and what do they leave behind? Every side in turn, medians.
 
 The limits are the engines by themselves: in this process, which has imported them already, and in a new one, which
-has to be started first, as LlamaForge's worker has. LlamaForge loads in this process as a library, and in its worker as
-the page does. Load: until the model is loaded; first answer: from then to its first token; swap: from one loaded model
-to the first token of another. Memory is the RSS of this process and its children, beyond what it was before.
+has to be started first, as LlamaForge's worker has. LlamaForge loads in this process as a library, and in its worker
+as the page does. Load: until the model is loaded; first answer: from then to its first token; swap: from one loaded
+model to the first token of another. Memory is the RSS of this process and its children, beyond what it was before.
 
 python benchmarks/load.py [--rounds 9] [--plot load.png] [--quick]
 """
