@@ -7,11 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 MESSAGES = [{"role": "user", "content": "Tell me a story about a llama."}]
 
@@ -24,10 +20,13 @@ def load(engine: str, path: str) -> Callable[[], Any]:
 def _llama_cpp(path: str) -> Callable[[], Any]:
     from llama_cpp import Llama, llama_cpp
 
-    from llamaforge.backends.llama_cpp_native import without_amx
-
+    params = llama_cpp.llama_model_default_params()
+    if b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info():
+        params.use_extra_bufts = (
+            False  # see llamaforge/backends/llama_cpp_native.py, whose import would take time here
+        )
     defaults = llama_cpp.llama_model_default_params
-    llama_cpp.llama_model_default_params = lambda: without_amx(defaults())
+    llama_cpp.llama_model_default_params = lambda: params
     try:
         model = Llama(path, n_threads=1, n_threads_batch=1, n_ctx=2048, verbose=False)
     finally:

@@ -27,16 +27,16 @@ from typing import IO
 
 import alone
 import psutil
-from alone import MESSAGES, ROOT
-from startup import MIB, in_turns, ratio, save_plot, table
+from alone import MESSAGES
+from startup import MIB, ROOT, in_turns, ratio, save_plot, table
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from models import small_model
-from tiny_gguf import COUNTING_ANSWER, write_tiny_gguf
-from tiny_hf import write_tiny_hf
+from models import small_model  # noqa: E402
+from tiny_gguf import COUNTING_ANSWER, write_tiny_gguf  # noqa: E402
+from tiny_hf import write_tiny_hf  # noqa: E402
 
-from llamaforge import LlamaForge, Message
+from llamaforge import LlamaForge, Message  # noqa: E402
 
 QUESTION = [Message(line["role"], line["content"]) for line in MESSAGES]
 SETTINGS = {"llama.cpp": {"n_threads": 1, "n_ctx": 2048}, "huggingface": {}}
