@@ -28,15 +28,13 @@ from typing import IO
 import alone
 import psutil
 from alone import MESSAGES
-from startup import MIB, ROOT, in_turns, ratio, save_plot, table
+from models import FOLDER, Q8_0, ROOT, Shape, random_model, tiny_model
+from report import in_turns, machine, ratio, save_plot, table
+from startup import MIB
+from tiny_gguf import COUNTING_ANSWER
+from tiny_hf import write_tiny_hf
 
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from models import small_model  # noqa: E402
-from tiny_gguf import COUNTING_ANSWER, write_tiny_gguf  # noqa: E402
-from tiny_hf import write_tiny_hf  # noqa: E402
-
-from llamaforge import LlamaForge, Message  # noqa: E402
+from llamaforge import LlamaForge, Message
 
 QUESTION = [Message(line["role"], line["content"]) for line in MESSAGES]
 SETTINGS = {"llama.cpp": {"n_threads": 1, "n_ctx": 2048}, "huggingface": {}}
@@ -151,14 +149,13 @@ SIDES: Mapping[str, Callable[[str, Sequence[Path]], Cycle]] = {
 }
 
 
-def models(folder: Path, quick: bool) -> dict[str, tuple[str, list[Path]]]:
+def models(quick: bool) -> dict[str, tuple[str, list[Path]]]:
     """Write what is loaded: for each name an engine and two models of the same size."""
-    folder.mkdir(exist_ok=True)
-    file = write_tiny_gguf(folder / "tiny.gguf", COUNTING_ANSWER, endless=True) if quick else small_model(folder)
+    file = tiny_model() if quick else random_model(Shape(), Q8_0)
     other = file.with_stem(f"{file.stem}-other")
     if not other.exists():
         shutil.copy(file, other)
-    folders = [write_tiny_hf(folder / name, COUNTING_ANSWER) for name in ("tiny-hf", "tiny-hf-other")]
+    folders = [write_tiny_hf(FOLDER / name, COUNTING_ANSWER) for name in ("tiny-hf", "tiny-hf-other")]
     return {f"llama.cpp, {file.stem}": ("llama.cpp", [file, other]), "transformers, tiny": ("huggingface", folders)}
 
 
@@ -183,7 +180,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round with small models, to see that it runs")
     flags = parser.parse_args()
     groups: dict[str, dict[str, float]] = {}
-    for title, (engine, paths) in models(Path(tempfile.gettempdir()) / "llamaforge-benchmarks", flags.quick).items():
+    print(machine("llama-cpp-python", "transformers", "torch"))
+    for title, (engine, paths) in models(flags.quick).items():
         for side in SIDES.values():
             side(engine, paths)  # the first imports the engine, and reads the files from the disk
         sides = {name: partial(side, engine, paths) for name, side in SIDES.items()}

@@ -3,7 +3,7 @@
 Opening is from the click on the chat's title to its last message on the page; the first word is from Send on; the lag
 is what the page takes longer than the engine, the echo backend at 50 words a second. The lengths take turns.
 
-python benchmarks/long_chat.py [--rounds 9]
+python benchmarks/long_chat.py [--rounds 9] [--plot FILE] [--quick]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from playwright.sync_api import Page, expect, sync_playwright
+from report import machine, save_plot, table
 from startup import ROOT, answers, free_port
 
 sys.path.insert(0, str(ROOT))
@@ -56,8 +57,10 @@ def measure(page: Page, length: int) -> dict[str, float]:
     page.press("#chat-input textarea", "Enter")
     page.wait_for_function("() => document.querySelector('#live-turn .md')?.textContent.length > 0")
     first = time.perf_counter()
-    page.wait_for_function("() => !document.querySelector('#live-turn .md')?.textContent", polling="raf")
+    end = "(words) => document.querySelector('#live-turn .md')?.textContent.trim().split(' ').length >= words"
+    page.wait_for_function(end, arg=len(MESSAGE.split()), polling="raf")
     ended = time.perf_counter()
+    page.wait_for_function("() => !document.querySelector('#live-turn .md')?.textContent")
     expect(page.locator("#send")).to_be_visible()
     page.locator("#undo").click()  # the chat is as long as before
     expect(page.locator("#chat-input textarea")).to_have_value(MESSAGE)
@@ -69,7 +72,11 @@ def measure(page: Page, length: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--plot", type=Path, metavar="FILE")
+    parser.add_argument("--quick", action="store_true", help="does it run? one round")
+    flags = parser.parse_args()
+    rounds = 1 if flags.quick else flags.rounds
+    print(machine("gradio", "playwright"))
     seen: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         models = Path(folder) / "models"
@@ -77,8 +84,8 @@ def main() -> None:
         (models / "echo.yaml").write_text(f"backend: echo\npath: echo\nparameters:\n  tokens_per_second: {SPEED}\n")
         write_chats(Path(folder))
         port = free_port()
-        flags = ["--config", folder, "--data", folder, "--port", str(port), "--model", "echo"]
-        app = subprocess.Popen([sys.executable, "app.py", *flags], cwd=ROOT, stdout=subprocess.DEVNULL)
+        started = ["--config", folder, "--data", folder, "--port", str(port), "--model", "echo"]
+        app = subprocess.Popen([sys.executable, "app.py", *started], cwd=ROOT, stdout=subprocess.DEVNULL)
         try:
             while not answers(f"http://127.0.0.1:{port}"):
                 time.sleep(0.05)
@@ -93,11 +100,19 @@ def main() -> None:
         finally:
             app.terminate()
             app.wait()
-    print(f"{'messages in the chat':24}" + "".join(f"{length:>16,}" for length in LENGTHS))
-    for name, values in seen.items():
-        medians = [statistics.median(values[length]) for length in LENGTHS]
-        cells = "".join(f"{value:8.2f} ({value / medians[0]:4.1f}×)" for value in medians)
-        print(f"{name:24}{cells}")
+    medians = {name: [statistics.median(values[length]) for length in LENGTHS] for name, values in seen.items()}
+    rows = [
+        (f"{name}, {what}", *(value if what == "s" else value / told[0] for value in told))
+        for name, told in medians.items()
+        for what in ("s", "to a new chat")
+    ]
+    table(f"Messages in the chat, medians of {rounds} rounds", ("", *(f"{length:,}" for length in LENGTHS)), rows)
+    if flags.plot:
+        bars = {
+            f"{length:,} messages": {name: told[n] for name, told in medians.items()}
+            for n, length in enumerate(LENGTHS)
+        }
+        save_plot(flags.plot, "A long chat beside a new one", "seconds", bars)
 
 
 if __name__ == "__main__":

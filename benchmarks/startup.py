@@ -26,10 +26,10 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
 from playwright.sync_api import Browser, sync_playwright
+from report import in_turns, machine, ratio, save_plot, table
 
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 2**20
@@ -43,7 +43,6 @@ with gr.Blocks() as page:
 page.launch(server_port=int(sys.argv[1]), quiet=True)
 """
 QUIET = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"}  # neither side asks another host
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,47 +141,6 @@ def seconds_until_usable(browser: Browser, address: str, box: str) -> float:
     return usable
 
 
-def in_turns(sides: Mapping[str, Callable[[], Value]], rounds: int) -> dict[str, list[Value]]:
-    """Run every side once a round, each round beginning with another, so that a busy machine is unfair to none."""
-    names = list(sides)
-    seen: dict[str, list[Value]] = {name: [] for name in names}
-    for number in range(rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            seen[name].append(sides[name]())
-    return seen
-
-
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return the median of what ours is to theirs, pair by pair."""
-    return statistics.median(our / their for our, their in zip(ours, theirs, strict=True))
-
-
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows under their columns: the first of them left, numbers right."""
-    print(f"\n{title}")
-    for row in [columns, *rows]:
-        cells = (f"{cell:10.2f}" if isinstance(cell, float) else f"{cell:>10}" for cell in row[1:])
-        print(f"{row[0]:32}", *cells, flush=True)
-
-
-def save_plot(path: Path, title: str, unit: str, groups: Mapping[str, Mapping[str, float]]) -> None:
-    """Draw bars: a group of them for each name, a bar for each side; the kind of file is told by its ending."""
-    from matplotlib.figure import Figure
-
-    sides = list(dict.fromkeys(side for values in groups.values() for side in values))
-    figure = Figure(figsize=(2 + 2 * len(groups), 4), layout="constrained")
-    axes = figure.subplots()
-    for place, side in enumerate(sides):
-        where = [number + 0.8 * place / len(sides) for number, values in enumerate(groups.values()) if side in values]
-        heights = [values[side] for values in groups.values() if side in values]
-        axes.bar_label(axes.bar(where, heights, 0.8 / len(sides), label=side), fmt="{:,.2f}", fontsize=7)
-    axes.set_xticks([number + 0.4 - 0.4 / len(sides) for number in range(len(groups))], list(groups))
-    axes.set(title=title, ylabel=unit)
-    axes.legend(fontsize=8)
-    figure.savefig(path)
-
-
 def report(starts: Mapping[str, Sequence[Start]], plot: Path | None) -> None:
     columns = {name: list(zip(*map(astuple, side), strict=True)) for name, side in starts.items()}
     theirs, own = columns["hello-world"], columns["LlamaForge"]
@@ -207,6 +165,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them too (needs matplotlib)")
     parser.add_argument("--quick", action="store_true", help="one pair, to see that it runs")
     flags = parser.parse_args()
+    print(machine("gradio", "playwright"))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium") or shutil.which("google-chrome"), args=["--no-sandbox"]

@@ -2,7 +2,7 @@
 
 A chat of 20 turns: with the cache, and without, where a word of another chat is read before each turn, so that the
 whole chat is evaluated anew. Two chats in turn: with the states of chats that are left (prompt_cache_mb), and without.
-For llama.cpp with a model of 125 million parameters, and for transformers with one of 14 million.
+For llama.cpp with a model of 125 million parameters, and for transformers with one of 15 million.
 
 python benchmarks/turns.py [--quick] [--rounds 3] [--plot docs/images/turns.png]
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,12 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from models import Q8_0, QUICK, Shape, random_folder, random_model
+from report import machine, table
 
-from models import small_folder, small_model  # noqa: E402
-
-from llamaforge import LlamaForge, Message, Usage  # noqa: E402
+from llamaforge import LlamaForge, Message, Usage
 
 ANSWER = {"max_tokens": 40, "temperature": 0.0}
 WORDS = "tell me more about the small grey llama that lives behind the old mill at the river".split()
@@ -124,22 +121,21 @@ def medians(rounds: Sequence[Sequence[Side]]) -> list[Side]:
 
 
 def print_turns(title: str, sides: Sequence[Side]) -> None:
-    print(f"\n{title}")
-    print(f"{'turn':>6}{'prompt':>9}{'with':>10}{'without':>10}{'ratio':>8}   old tokens evaluated, with and without")
-    for number, side in enumerate(sides, 1):
-        again = f"{side.cached.evaluated_again:,} and {side.fresh.evaluated_again:,}"
-        times = f"{side.cached.seconds:8.3f} s{side.fresh.seconds:8.3f} s{side.ratio:7.1f}×"
-        print(f"{number:6}{side.cached.prompt:9,}{times}   {again}", flush=True)
+    columns = ("turn", "prompt tokens", "with the cache, s", "without, s", "ratio", "evaluated again", "without")
+    rows = [
+        (str(number), f"{side.cached.prompt:,}", side.cached.seconds, side.fresh.seconds, side.ratio)
+        + (f"{side.cached.evaluated_again:,}", f"{side.fresh.evaluated_again:,}")
+        for number, side in enumerate(sides, 1)
+    ]
+    table(title, columns, rows)
 
 
 def save_plot(path: Path, chats: dict[str, Sequence[Side]]) -> None:
     """Draw the seconds to the first token over the turns of one chat, a picture for each engine side by side."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(chats), figsize=(5 * len(chats), 3.4), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(5 * len(chats), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(chats), squeeze=False)
     for axis, (title, sides) in zip(axes[0], chats.items(), strict=True):
         numbers = range(1, len(sides) + 1)
         axis.plot(numbers, [side.fresh.seconds for side in sides], color="#9ca3af", marker="o", label="without")
@@ -164,22 +160,25 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    folder = Path(tempfile.gettempdir()) / "llamaforge-benchmarks"
+    small = Shape(width=512, layers=6, feed_forward=1024, heads=8, kv_heads=4, vocabulary=4000, name="15M")
+    small, large = (QUICK, QUICK) if flags.quick else (small, Shape())
     engines: dict[str, tuple[Path, str, dict[str, Any]]] = {
-        "llama.cpp, 125 M": (small_model(folder), "llama.cpp", {"n_threads": 1, "n_ctx": 4096}),
-        "transformers, 14 M": (small_folder(folder), "huggingface", {"device": "cpu"}),
+        f"llama.cpp, {large.name}": (random_model(large, Q8_0), "llama.cpp", {"n_threads": 1, "n_ctx": 4096}),
+        f"transformers, {small.name}": (random_folder(small), "huggingface", {"device": "cpu"}),
     }
     plotted: dict[str, Sequence[Side]] = {}
-    print(f"Seconds to the first token, medians of {rounds} rounds, one thread.")
+    print(machine("llama-cpp-python", "transformers", "torch"))
     for name, (path, backend, parameters) in engines.items():
         with (
             loaded(path, backend, **parameters) as kept,
             loaded(path, backend, prompt_cache_mb=0, **parameters) as bare,
         ):
             plotted[name] = medians([long_chat(kept, bare, turns, number) for number in range(rounds)])
-            print_turns(f"{name}: one chat", plotted[name])
             print_turns(
-                f"{name}: two chats in turn", medians([two_chats(kept, bare, returns, n) for n in range(rounds)])
+                f"{name}, one chat: seconds to the first token, medians of {rounds} rounds, one thread", plotted[name]
+            )
+            print_turns(
+                f"{name}, two chats in turn", medians([two_chats(kept, bare, returns, n) for n in range(rounds)])
             )
     if flags.plot is not None:
         save_plot(flags.plot, plotted)

@@ -29,7 +29,10 @@ def import_gradio() -> None:
     os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(sys.maxsize)  # events until the figures are made anew
     with contextlib.suppress(OSError), _no_stubs(), _late("pandas"):
         import gradio
-    import gradio  # noqa: F401
+    import gradio
+
+    # Around each event it would import matplotlib, where that is installed, for plots that this page does not have.
+    gradio.utils.MatplotlibBackendMananger = contextlib.nullcontext  # type: ignore[assignment, misc]
 
 
 @contextlib.contextmanager

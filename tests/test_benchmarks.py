@@ -21,7 +21,17 @@ ROWS = {
         "small, 16 transformers: LlamaForge",
         "small, 16 transformers: TextIteratorStreamer",
     ],
+    "load": [
+        "llama.cpp, tiny-f32, medians of 1 (ratios to engine, new process)",
+        "transformers, tiny, medians of 1 (ratios to engine, new process)",
+        "engine, this process",
+        "LlamaForge, worker",
+    ],
+    "long_chat": [f"{what}, s" for what in ("opened", "first word", "lag at the end")],
+    "page": ["LlamaForge", "gr.ChatInterface, llama-cpp-python", "gr.ChatInterface, openai"],
     "people": [f"{visitors} of {side}" for visitors in (1, 4, 16) for side in ("LlamaForge", "llama_cpp.server")],
+    "startup": ["import, s", "first byte, s", "usable, s", "RSS, MiB"],
+    "turns": [str(turn) for turn in range(1, 5)],
     "threads": ["prompt, 128 at a time", "prompt, 256 at a time", "prompt, 512 at a time", "answer"],
 }
 

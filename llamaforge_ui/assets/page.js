@@ -191,6 +191,20 @@ window.llamaforge = {
     if (atEnd && log.offsetParent && log.querySelector("[data-testid=user]")) page().scrollTop = page().scrollHeight;
   }).observe(log));
 
+  // What a row of the chat is, for page.css: with :has() there, each word below would cost a look at every row above.
+  const OWN = { edge: ".lf-edge", part: ".lf-tail, .lf-pictures", thought: ".thought-group" };
+  const nameRows = (turns) => {
+    for (const row of turns.querySelectorAll(".message-row")) {
+      const own = Object.keys(OWN).find((name) => row.querySelector(OWN[name])) ?? "";
+      if ((row.dataset.own ?? "") !== own) row.dataset.own = own;
+    }
+  };
+  chatLog.then((log) => {
+    const turns = log.querySelector("#chat-turns");
+    nameRows(turns);
+    new MutationObserver(() => nameRows(turns)).observe(turns, { childList: true, subtree: true });
+  });
+
   // A link that leads elsewhere says where; one that leads to no page leads nowhere.
   const tellHost = (link) => {
     if (!["http:", "https:", "mailto:"].includes(link.protocol)) return link.removeAttribute("href");
