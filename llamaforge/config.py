@@ -115,6 +115,7 @@ class Config:
         return self.folder / "presets"
 
     def file_of(self, name: str) -> Path:
+        """Return where the model of a name has its file, whether it is there yet or not."""
         return self.models_folder / f"{name}.yaml"
 
     def reload(self) -> None:
