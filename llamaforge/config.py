@@ -134,8 +134,9 @@ class Config:
 
         Raises:
             ConfigError: the name cannot be a file's name.
-            BackendError, ParameterError: the backend is unknown or a parameter wrong.
-            PluginError: a plugin is unknown or cannot be used; ParameterError where its settings are wrong.
+            BackendError: the backend is unknown.
+            ParameterError: a parameter, or a setting of a plugin, is unknown or out of range.
+            PluginError: a plugin is unknown or cannot be used.
         """
         check_name(model.name)
         backend = get_backend(model.backend)

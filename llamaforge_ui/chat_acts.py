@@ -20,7 +20,7 @@ from .page import at_once, shown, unlisted
 from .sidebar import chat_list, undo_notice
 from .transfer import as_json, as_markdown, file_name, read_chats
 from .turn import Turn
-from .visits import LISTED, SHOWN_TURNS, ChatGone
+from .visits import LISTED, OLDER_TURNS, ChatGone
 
 
 class Act(BaseModel):
@@ -89,7 +89,7 @@ def _switch(acted: Acted) -> Updates:
 
 
 def _older(acted: Acted) -> Updates:
-    acted.tab.page.conversations.visit(acted.session).turns += SHOWN_TURNS
+    acted.tab.page.conversations.visit(acted.session).turns += OLDER_TURNS
     return acted.settled()
 
 

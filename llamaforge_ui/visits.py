@@ -16,7 +16,8 @@ from .conversation import Conversation
 from .history import Found, History
 from .history_file import HistoryError
 
-SHOWN_TURNS = 40
+SHOWN_TURNS = 20  # at first: each one more costs the page a little at every word of an answer
+OLDER_TURNS = 40  # more, at a press
 LISTED = 100
 KEPT_SECONDS = 3600.0  # for a reload, or a tab that comes back
 SHORTEST_KEY = 32

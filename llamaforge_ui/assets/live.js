@@ -2,11 +2,13 @@
 {
   const SLOWEST = 400; // milliseconds between drawings, however busy the page is
   const SHARE = 3; // a third of the time goes into drawing, at most
+  const SAYS = /[\p{L}\p{N}]/u; // Markdown before it, "## " say, shows nothing
   const here = window.llamaforge;
   let told = { chat: "", number: 0, running: false, asked: false }; // by the server: the last answer
   let reading = null; // the stream that is open: of the answer after `number` in `chat`
   let asked = ""; // the message that is answered
   let text = "";
+  let said = false; // whether a word of it was drawn
   let status = "";
   let due = 0; // when the next drawing may begin
   let timer = 0;
@@ -34,7 +36,8 @@
   };
 
   const take = ({ cut, add, status: line, asked: message }) => {
-    const first = (!text && add) || message;
+    const first = message || (!said && SAYS.test(add));
+    said ||= first && !message;
     asked = message ?? asked;
     text = (cut ? text.slice(0, -cut) : text) + add;
     status = line;
@@ -43,7 +46,6 @@
   };
 
   const finish = (number) => {
-    if (timer) draw(); // the last word is not held up
     here.finished = number;
     document.getElementById("live-end")?.click();
   };
@@ -66,6 +68,7 @@
     reading?.abort.abort();
     const mine = (reading = { chat, number, abort: new AbortController(), begun: false, own });
     asked = text = status = "";
+    said = false;
     const body = JSON.stringify({ key: here.tabKey(), chat, drawn: number });
     try {
       for await (const change of lines({ method: "POST", body, signal: mine.abort.signal })) {
@@ -76,6 +79,7 @@
     } catch { /* the server is away, or this was given up */ }
     if (reading !== mine) return;
     mine.ended = true;
+    if (timer) draw(); // the last word is not held up
     const running = told.running && told.chat === chat && told.number === number + 1;
     if (running) finish(told.number);
     else if (!mine.begun) reading = null; // nothing was answered

@@ -297,10 +297,10 @@ def test_an_edit_in_a_window_that_is_behind_lands_on_no_other_message(
     load(page, app, "tiny")
     messages = [{"role": ("user", "assistant")[n % 2], "content": f"Note {n}"} for n in range(50)]
     import_file(page, json.dumps(messages))
-    expect(users(page).first).to_have_text("Note 10")  # the last forty are shown
+    expect(users(page).first).to_have_text("Note 30")  # the last twenty are shown
     behind = visit(context, app)
     open_chat(behind, "Note 0")
-    expect(users(behind).first).to_have_text("Note 10")
+    expect(users(behind).first).to_have_text("Note 30")
     send(page, "One more")
     expect(users(page).last).to_have_text("One more")
     expect(page.locator("#send")).to_be_visible()
@@ -315,11 +315,11 @@ def test_an_edit_in_a_window_that_is_behind_lands_on_no_other_message(
 def test_older_messages_are_shown_on_demand(page: Page, app: App) -> None:
     messages = [{"role": ("user", "assistant")[n % 2], "content": f"Message {n}"} for n in range(100)]
     import_file(page, json.dumps(messages))
-    expect(users(page)).to_have_count(20)
+    expect(users(page)).to_have_count(10)
     older = page.locator("#older-turns")
-    expect(older).to_have_text("Show older messages (60)")
+    expect(older).to_have_text("Show older messages (80)")
     older.click()
-    expect(users(page)).to_have_count(40)
+    expect(users(page)).to_have_count(30)
     older.click()
     expect(users(page).first).to_have_text("Message 0")
     expect(older).to_be_hidden()
