@@ -6,11 +6,12 @@ while it is loaded, except its `stop`. A service has as many lanes as it may ans
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from .backends.base import BaseBackend
@@ -25,11 +26,12 @@ Value = TypeVar("Value")
 
 
 class Waiting(NamedTuple):
-    """An answer in line; every other goes before one that is `last`."""
+    """An answer in line; every other goes before one that is `last`, and it is stopped after `longest` seconds."""
 
     generation: Generation
     stream: Stream
     last: bool
+    longest: float | None
 
 
 class Engine:
@@ -52,12 +54,20 @@ class Engine:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, stream: Stream, settings: Mapping[str, Any] | None = None, *, last: bool = False) -> Generation:
+    def submit(
+        self,
+        stream: Stream,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        last: bool = False,
+        longest: float | None = None,
+    ) -> Generation:
         """Put an answer into the line; `stream` is called with the lane that has come free.
 
         Args:
             settings: what the answer is asked with, for whoever reads it.
             last: let every answer that is not `last` go before this one.
+            longest: seconds that it may be written for; it is stopped then, whether anybody reads it or not.
         """
         generation = Generation(self._stop, model=self._model, settings=settings)
         with self._changed:
@@ -66,7 +76,7 @@ class Engine:
             if len(self._waiting) >= self._longest_line:
                 raise Busy(f"{len(self._waiting)} messages wait for an answer already. Try again in a minute.")
             before = [waiting for waiting in self._waiting if last or not waiting.last]
-            self._waiting.insert(len(before), Waiting(generation, stream, last))
+            self._waiting.insert(len(before), Waiting(generation, stream, last, longest))
             self._changed.notify()
         return generation
 
@@ -120,8 +130,9 @@ class Engine:
 
     def _work(self, lane: BaseBackend) -> None:
         while (answer := self._next(lane)) is not None:
-            generation, stream = answer
-            generation.run(functools.partial(stream, lane))
+            generation, stream, longest = answer
+            with _stopped_after(longest, generation):
+                generation.run(functools.partial(stream, lane))
             if not self._closing:
                 self._guarded(lane.recover)
             with self._changed:
@@ -133,14 +144,14 @@ class Engine:
         if last_lane:
             self._guarded(self.backend.unload_model)
 
-    def _next(self, lane: BaseBackend) -> tuple[Generation, Stream] | None:
+    def _next(self, lane: BaseBackend) -> tuple[Generation, Stream, float | None] | None:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             if not self._waiting:
                 return None
-            generation, stream, _ = self._waiting.popleft()
+            generation, stream, _, longest = self._waiting.popleft()
             self._current[generation] = lane
-            return generation, stream
+            return generation, stream, longest
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:
@@ -148,3 +159,18 @@ class Engine:
         # A backend of a user's own may raise anything; without this thread nobody would ever get an answer.
         except (Exception, SystemExit) as failure:  # noqa: BLE001
             logger.warning("%s.%s failed: %r", type(self.backend).__name__, step.__name__, failure)
+
+
+@contextlib.contextmanager
+def _stopped_after(seconds: float | None, generation: Generation) -> Iterator[None]:
+    """Stop an answer that takes longer."""
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(seconds, generation.stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

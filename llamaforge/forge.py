@@ -331,6 +331,7 @@ class LlamaForge:
         parameters: Mapping[str, Any] | None = None,
         *,
         last: bool = False,
+        longest: float | None = None,
         overflow: Overflow = "refuse",
     ) -> Generation:
         """Answer a chat, or continue its last answer.
@@ -339,6 +340,7 @@ class LlamaForge:
             messages: Message objects or {"role": …, "content": …}; pictures of a message are its `images`. Where the
                 last one is the assistant's, the answer is what continues it.
             last: wait until no answer that is not `last` waits.
+            longest: seconds that it may be written for; it is stopped then.
             overflow: what happens where the chat does not fit into the context window: "refuse" it with a
                 ContextOverflow, or "drop" its oldest turns, never the system prompt or the last message.
 
@@ -368,7 +370,7 @@ class LlamaForge:
             stream = or_whole(lane.chat_stream(kept, settings), lambda: lane.generate(plain_prompt(kept), settings))
             yield from run.after(split(ended_by(settings.get("stop"), stream)))
 
-        return engine.submit(answer, told, last=last)
+        return engine.submit(answer, told, last=last, longest=longest)
 
     def prompt(self, messages: Chat) -> Prompt | None:
         """Return a chat as the loaded model would be given it, with its tokens counted; quick, from any thread.

@@ -45,7 +45,7 @@ class ChatParts(NamedTuple):
     system_prompt: gr.Textbox
     key: gr.Textbox  # that only this browser tab knows
     chat: gr.Textbox  # the id of the chat that it shows
-    answering: gr.Textbox  # chat_tab.answering(): which answer page.js follows
+    answering: gr.Textbox  # chat_tab.answering(): which answer live.js follows
     images: gr.Textbox  # attached ones, as a JSON list of data URLs
     meter_due: gr.Textbox  # changes when the context must be counted anew
 

@@ -65,7 +65,7 @@ class ChatTab:
         To draw the chat anew takes the longer the longer it is, and would hold up the answer's first words.
         """
         parts = self.parts
-        drawn = {parts.notice: "", parts.answering: answering(conversation, asked=True)}
+        drawn = {parts.notice: "", parts.answering: answering(conversation, more="asked")}
         return drawn | self.buttons(conversation) | {getattr(parts, name): value for name, value in changes.items()}
 
     def opened(self, session: str, **changes: Any) -> Updates:
@@ -109,14 +109,22 @@ class ChatTab:
         return {button: button.value for button in (parts.send, parts.stop, parts.regenerate, parts.undo)}
 
     async def answer(
-        self, session: str, begin: Callable[[], Generation | None], box: str = "", written: str = "", **changes: Any
+        self,
+        session: str,
+        begin: Callable[[], Generation | None],
+        box: str = "",
+        written: str = "",
+        drawn: str = "",
+        **changes: Any,
     ) -> AsyncIterator[Updates]:
         """Begin an answer, which live.js then draws; where it cannot begin, say why and leave everything as it was.
 
         Args:
             box: what stands in the message box and must not be overwritten.
             written: what the visitor wrote elsewhere, and finds in the message box where it cannot be used.
+            drawn: answering() as the page had it, by which it is known whether the page shows all that was before.
         """
+        before = answering(self.page.conversations.of(session))
         try:
             generation = begin()
         except JustSent:
@@ -130,7 +138,8 @@ class ChatTab:
             conversation = self.page.conversations.of(session)
             begun = conversation.begun
             ended = generation is not None and conversation.running is None
-            if begun is not None and begun.asked and begun.generation is generation and not ended:
+            alone = begun is not None and bool(begun.asked) and begun.generation is generation
+            if alone and not ended and drawn == before:
                 yield self.asked(conversation, **changes)
             else:
                 yield self.settled(session, **changes)
@@ -152,11 +161,12 @@ class ChatTab:
         if conversation.running is not None:
             visit = self.page.conversations.visit(session)
             value = chatbot_value(conversation, self.page.role, without_running=True, most=visit.turns)
-            yield {self.parts.turns: value, self.parts.asked: ""} | self.buttons(conversation)
-        async for live in self._drawn(conversation, begun):
-            if self.page.conversations.of(session) is not conversation:
-                return  # another chat was opened meanwhile
-            yield live
+            told = {self.parts.answering: answering(conversation, more="by events"), self.parts.asked: ""}
+            yield {self.parts.turns: value} | told | self.buttons(conversation)
+            async for live in self._drawn(conversation, begun):
+                if self.page.conversations.of(session) is not conversation or conversation.begun is not begun:
+                    return  # another chat was opened meanwhile, or another answer begun
+                yield live
         if self.page.conversations.of(session) is not conversation or conversation.begun is not begun:
             return
         written = conversation.forget_failed()
@@ -226,6 +236,7 @@ def build_chat_tab(page: Page, blocks: gr.Blocks, sidebar: SidebarParts) -> Chat
     """Build the tab's components and their handlers."""
     tab = ChatTab(page, build_chat_parts(page), sidebar)
     _wire_asking(tab)
+    _wire_stop(tab)
     _wire_editing(tab)
     _wire_visit(tab, blocks)
     _wire_live(tab)
@@ -254,7 +265,8 @@ def _wire_asking(tab: ChatTab) -> None:
         except CannotRead as error:
             yield tab.problem(error) | tab.labels()
             return
-        async for updates in tab.answer(session, begin, input="", images="", attached=""):
+        drawn = str(values[parts.answering] or "")
+        async for updates in tab.answer(session, begin, drawn=drawn, input="", images="", attached=""):
             yield updates
 
     @page.access.handler(page.role)
@@ -266,21 +278,28 @@ def _wire_asking(tab: ChatTab) -> None:
         async for updates in tab.answer(session_of(request), begin):
             yield updates
 
-    @page.access.handler(page.role)
-    def stop(request: gr.Request) -> None:
-        page.conversation(request).stop()
-
     gr.on(
         [parts.input.submit, parts.send.click],
         send,
-        {parts.input, parts.images, *whose},
+        {parts.input, parts.images, parts.answering, *whose},
         tab.outputs,
         concurrency_limit=None,
         trigger_mode="multiple",  # else a message sent right after Stop is dropped; begin() knows a double click
         **unlisted(),
     )
     parts.regenerate.click(regenerate, whose, tab.outputs, concurrency_limit=None, **unlisted())
-    parts.stop.click(stop, None, None, **at_once())
+
+
+def _wire_stop(tab: ChatTab) -> None:
+    page, parts = tab.page, tab.parts
+
+    @page.access.handler(page.role)
+    def stop(key: str, chat: str, request: gr.Request) -> None:
+        conversation = page.conversations.still_shown(session_of(request), key or "", chat or "")
+        if conversation is not None:
+            conversation.stop()
+
+    parts.stop.click(stop, [parts.key, parts.chat], None, **at_once())
 
 
 def _attached(page: Page, images: str | None) -> tuple[Any, ...]:
@@ -348,13 +367,18 @@ def _wire_live(tab: ChatTab) -> None:
     number = gr.Number(visible="hidden")
 
     @page.access.handler(page.role)
-    async def finish(number: float | None, box: str | None, request: gr.Request) -> AsyncIterator[Updates]:
-        async for updates in tab.finish(session_of(request), int(number or 0), box or ""):
-            yield updates
+    async def finish(
+        number: float | None, chat: str, key: str, box: str | None, request: gr.Request
+    ) -> AsyncIterator[Updates]:
+        session = session_of(request)
+        if page.conversations.still_shown(session, key or "", chat or "") is not None:
+            async for updates in tab.finish(session, int(number or 0), box or ""):
+                yield updates
 
     end = gr.Button(elem_id="live-end", elem_classes=shown(False))
-    told = "(_, box) => [window.llamaforge.finished, box]"
-    values = [number, parts.input]
+    told = "(_, __, ...others) => [...window.llamaforge.finished, ...others]"
+    chat = gr.Textbox(visible="hidden")
+    values = [number, chat, parts.key, parts.input]
     end.click(finish, values, tab.outputs, js=told, concurrency_limit=None, trigger_mode="multiple", **unlisted())
     draw = gr.Button(elem_id="live-draw", elem_classes=shown(False))
     drawing = "() => window.llamaforge.liveTurn()"
@@ -409,15 +433,15 @@ def _publish_endpoint(tab: ChatTab) -> None:
     api(chat, api_name="chat", concurrency_limit=None)
 
 
-def answering(conversation: Conversation, *, asked: bool = False) -> str:
+def answering(conversation: Conversation, *, more: str = "") -> str:
     """Return what live.js follows an answer by: the chat, the number of its last answer, and whether it runs.
 
     Args:
-        asked: the message that it answers is to be drawn with it.
+        more: "asked" where the message that it answers is to be drawn with it, "by events" where it is drawn by those.
     """
     number = conversation.begun.number if conversation.begun is not None else 0
     state = "running" if conversation.running is not None else "ended"
-    return f"{conversation.id} {number} {state}{' asked' if asked else ''}"
+    return f"{conversation.id} {number} {state} {more}".strip()
 
 
 def session_of(request: gr.Request) -> str:

@@ -80,7 +80,10 @@ class Guests:
             self._require_small(messages)
             self._require_room()
             self._require_patience(visitor)
-            generation = self._forge.chat_stream(messages, self._parameters(), last=True, overflow=overflow)
+            longest = self.limits.answer_seconds
+            generation = self._forge.chat_stream(
+                messages, self._parameters(), last=True, longest=longest, overflow=overflow
+            )
             self._answers.add(generation)
             return generation
 

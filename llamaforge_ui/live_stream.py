@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated
 
 from pydantic import BaseModel, Field, ValidationError
@@ -55,23 +55,29 @@ def live_routes(page: Page) -> list[Route]:
 
 async def _events(page: Page, asked: Asked) -> AsyncIterator[str]:
     yield ": here\n\n"
-    conversation = page.conversations.of_tab(asked.key)
-    if conversation is None or conversation.id != asked.chat:
+    found = page.conversations.of_tab(asked.key, asked.chat)
+    if found is None:
         return
-    begun = await _begun(conversation, asked.drawn)
+    visit, conversation = found
+    visit.stream = mine = object()  # a tab reads one stream: the last one that it asked for
+
+    def wanted() -> bool:
+        return visit.stream is mine and visit.chat == conversation.id
+
+    begun = await _begun(conversation, asked.drawn, wanted)
     if begun is None:
         return
     async for change in changes(page, conversation, begun):
+        if not wanted():
+            return
         yield f"data: {json.dumps(change)}\n\n"
-        if page.conversations.of_tab(asked.key) is not conversation:
-            return  # another chat was opened meanwhile
 
 
-async def _begun(conversation: Conversation, drawn: int) -> Begun | None:
-    """Wait for an answer that is not drawn yet; None where none begins."""
+async def _begun(conversation: Conversation, drawn: int, wanted: Callable[[], bool]) -> Begun | None:
+    """Wait for an answer that is not drawn yet; None where none begins, or nobody wants it any more."""
     end = time.monotonic() + BEGIN_PATIENCE
     while (begun := conversation.begun) is None or begun.number <= drawn:
-        if time.monotonic() > end:
+        if time.monotonic() > end or not wanted():
             return None
         await asyncio.sleep(POLL)
     return begun

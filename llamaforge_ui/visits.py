@@ -47,6 +47,7 @@ class Visit:
     turns: int = SHOWN_TURNS  # how many of the chat's last turns it shows
     listed: int = LISTED  # how many chats its list shows
     search: str = ""  # what the list is searched for
+    stream: object = None  # that is read of its answer: the last one that was asked for
 
 
 class Conversations:
@@ -102,11 +103,14 @@ class Conversations:
                 return self._use(self._open[visit.chat])
             return self._show(session, visit, self._find(visit.visitor, visit.chat) or self._new(visit.visitor))
 
-    def of_tab(self, key: str) -> Conversation | None:
-        """Return the chat that the tab with this key shows; None where there is no such tab."""
+    def of_tab(self, key: str, chat: str) -> tuple[Visit, Conversation] | None:
+        """Return the tab with this key that shows this chat, and the chat; None where there is none."""
         with self._lock:
-            shown = (visit.chat for visit in reversed(self._visits.values()) if visit.arrived and visit.key == key)
-            return self._open.get(next(shown, ""))
+            shown = (
+                visit for visit in self._visits.values() if visit.arrived and (visit.key, visit.chat) == (key, chat)
+            )
+            visit, conversation = next(shown, None), self._open.get(chat)
+            return (visit, conversation) if visit is not None and conversation is not None else None
 
     def shown(self, session: str, key: str, chat: str) -> Conversation:
         """Return the chat that a tab shows, also where this program was started anew since the tab was opened.
@@ -129,6 +133,15 @@ class Conversations:
             if self.history.is_deleted(chat):
                 raise SessionEnded("This chat was deleted in another window. Press Send for a new one with your text.")
             return conversation  # it was never used before the program was started anew
+
+    def still_shown(self, session: str, key: str, chat: str) -> Conversation | None:
+        """Return the chat that a tab says it shows, also where its visit was taken for ended; None for another one.
+
+        Unlike shown() it never changes what a tab shows, which may have opened another chat meanwhile.
+        """
+        with self._lock:
+            conversation = self.of(session) if self.arrived(session) else self.attach(session, key)
+            return conversation if conversation.id == chat else None
 
     def leave(self, session: str) -> None:
         """A tab was closed: stop its answer unless another tab shows it; the text stays for a reload."""

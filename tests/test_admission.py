@@ -142,6 +142,18 @@ def test_an_answer_is_as_long_as_the_shorter_limit(
     assert Guarded.settings["max_tokens"] == given
 
 
+def test_an_answer_that_takes_too_long_is_stopped_also_where_nobody_reads_it(
+    guests: Guests, forge: LlamaForge, tmp_path: Path
+) -> None:
+    write(tmp_path, answer_seconds=1)
+    forge.config.reload()
+    generation = ask(guests)
+    backend(forge).say("It goes on")
+    result = generation.wait(PATIENCE)
+    assert result is not None and result.finish_reason == "cancelled"
+    assert result.text == "It goes on"
+
+
 def test_closing_stops_what_runs_and_refuses_what_comes(guests: Guests, forge: LlamaForge) -> None:
     running = ask(guests)
     until(lambda: running.running)

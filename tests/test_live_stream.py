@@ -19,7 +19,7 @@ from llamaforge import LlamaForge
 from llamaforge_ui import Access, live_stream
 from llamaforge_ui.conversation import Conversation
 from llamaforge_ui.guests import Guests
-from llamaforge_ui.live_stream import change, changes, live_routes
+from llamaforge_ui.live_stream import Asked, change, changes, live_routes
 from llamaforge_ui.page import Page
 from llamaforge_ui.visits import Conversations
 
@@ -140,7 +140,7 @@ def test_a_stream_waits_for_an_answer_that_is_not_drawn_yet(page: Page) -> None:
 
     async def second() -> list[str]:
         assert conversation.begun is not None
-        waiting = asyncio.ensure_future(live_stream._begun(conversation, conversation.begun.number))
+        waiting = asyncio.ensure_future(live_stream._begun(conversation, conversation.begun.number, lambda: True))
         await asyncio.sleep(0)
         assert not waiting.done()
         conversation.ask("second", page.forge.chat_stream)
@@ -164,6 +164,21 @@ def test_a_stream_ends_where_the_tab_opens_another_chat(page: Page) -> None:
     until(lambda: generation.text)
     page.conversations.new("a tab")
     assert events(page, key=KEY, chat=conversation.id, drawn=0) == []
+
+
+def test_a_tab_reads_one_stream_the_last_one_that_it_asked_for(page: Page) -> None:
+    conversation = begin(page, "word " * 400, speed=20)
+    first = live_stream._events(page, Asked(key=KEY, chat=conversation.id, drawn=0))
+
+    async def read() -> list[str]:
+        said = [await anext(first), await anext(first)]
+        second = live_stream._events(page, Asked(key=KEY, chat=conversation.id, drawn=0))
+        said += [await anext(second), await anext(second)]
+        said += [event async for event in first]
+        await second.aclose()
+        return said
+
+    assert len(asyncio.run(asyncio.wait_for(read(), PATIENCE))) == 4
 
 
 def test_what_is_no_request_is_refused_in_a_sentence(page: Page) -> None:

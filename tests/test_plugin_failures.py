@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,10 @@ def exits(*arguments: object) -> Any:
     raise SystemExit(3)
 
 
+def is_cancelled(*arguments: object) -> Any:
+    raise asyncio.CancelledError
+
+
 class Unspeakable(Exception):
     def __str__(self) -> str:
         raise RuntimeError
@@ -35,6 +40,7 @@ def raises_the_unspeakable(*arguments: object) -> Any:
 BEFORE = {
     "raises": (raises, "ValueError: out of luck"),
     "exits": (exits, "SystemExit: 3"),
+    "is cancelled": (is_cancelled, "asyncio.exceptions.CancelledError"),
     "raises what has no text": (raises_the_unspeakable, "test_plugin_failures.Unspeakable: <exception str() failed>"),
     "nothing": (lambda self, messages: None, "before() gave NoneType where it must give messages"),
     "text": (lambda self, messages: "hi", "before() gave str where it must give messages"),

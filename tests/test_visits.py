@@ -57,10 +57,22 @@ def test_a_reloaded_tab_finds_its_conversation_by_its_key() -> None:
 def test_a_tab_is_found_by_its_key_as_long_as_it_is_open() -> None:
     conversations, own = Conversations(), key()
     conversation = conversations.attach("a tab", own)
-    assert conversations.of_tab(own) is conversation
-    assert conversations.of_tab(key()) is None
+    assert conversations.of_tab(own, conversation.id) == (conversations.visit("a tab"), conversation)
+    assert conversations.of_tab(key(), conversation.id) is None
+    assert conversations.of_tab(own, "another chat") is None
     conversations.leave("a tab")
-    assert conversations.of_tab(own) is None
+    assert conversations.of_tab(own, conversation.id) is None
+
+
+def test_what_a_tab_did_before_it_opened_another_chat_brings_none_back(say: Start) -> None:
+    conversations, own = Conversations(owner="owner"), key()
+    first = told(conversations.attach("a tab", own), "Hello", say)
+    second = conversations.new("a tab")
+    assert conversations.still_shown("a tab", own, first.id) is None
+    assert conversations.of("a tab") is second
+    told(second, "And on", say)
+    conversations.leave("a tab")
+    assert conversations.still_shown("a tab", own, second.id) is not None  # it had only lost its connection
 
 
 @pytest.mark.parametrize("guessed", ["", "1", "x" * 31])

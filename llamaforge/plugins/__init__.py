@@ -88,8 +88,8 @@ def _import_plugin(name: str, place: str) -> type[Plugin]:
         raise PluginError(f"Plugin {name!r} is broken: its import does not end.")
     try:
         plugin = importing.result()
-    # A user's module may fail in any way, sys.exit() included; it must not take the others down.
-    except (Exception, SystemExit) as failure:
+    # A user's module may fail in any way, and did so in a thread of its own; it must not take the others down.
+    except BaseException as failure:
         text = f"Plugin {name!r} cannot be imported from {place!r}: {type(failure).__name__}: {failure}"
         raise PluginError(text) from failure
     _require_plugin_class(name, plugin)

@@ -131,6 +131,6 @@ def _import_module(name: str, folder: Path) -> None:
         else:
             text = f"Plugin {name!r} is broken: it needs {missing.name!r}, which is not installed."
         raise PluginError(text) from missing
-    # A user's module may fail in any way, sys.exit() included; it must not take the others down.
-    except (Exception, SystemExit) as failure:
+    # A user's module may fail in any way, and did so in a thread of its own; it must not take the others down.
+    except BaseException as failure:
         raise PluginError(f"Plugin {name!r} is broken: {type(failure).__name__}: {failure}") from failure

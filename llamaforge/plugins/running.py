@@ -102,8 +102,8 @@ class PluginRun:
             return [], given, self._hung(use.name)
         try:
             plugin, messages = step.result()
-        # Somebody's code may fail in any way, sys.exit() included; the chat goes on without it.
-        except (Exception, SystemExit) as failure:  # noqa: BLE001
+        # Somebody's code may fail in any way, and did so in a thread of its own; the chat goes on without it.
+        except BaseException as failure:  # noqa: BLE001
             return [], given, _failed(use.name, failure)
         running = Running(use.name, plugin)
         return [running], messages, _notes(running)

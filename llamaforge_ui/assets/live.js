@@ -4,7 +4,8 @@
   const SHARE = 3; // a third of the time goes into drawing, at most
   const SAYS = /[\p{L}\p{N}]/u; // Markdown before it, "## " say, shows nothing
   const here = window.llamaforge;
-  let told = { chat: "", number: 0, running: false, asked: false }; // by the server: the last answer
+  const AGAIN = 3000; // milliseconds after which the end is told once more, where nobody heard it
+  let told = { chat: "", number: 0, running: false, more: "" }; // by the server: the last answer
   let reading = null; // the stream that is open: of the answer after `number` in `chat`
   let asked = ""; // the message that is answered
   let text = "";
@@ -12,10 +13,11 @@
   let status = "";
   let due = 0; // when the next drawing may begin
   let timer = 0;
+  let again = 0;
 
   // What the hidden buttons of chat_tab.py take: what is drawn, and which answer has no more to read.
-  here.liveTurn = () => [reading?.own || told.asked ? asked : "", text, status];
-  here.finished = 0;
+  here.liveTurn = () => [reading?.own || told.more === "asked" ? asked : "", text, status];
+  here.finished = [0, ""];
 
   const draw = () => {
     clearTimeout(timer);
@@ -45,9 +47,13 @@
     else soon();
   };
 
-  const finish = (number) => {
-    here.finished = number;
+  const finish = (chat, number) => {
+    if (told.chat === chat && (told.number > number || (told.number === number && !told.running))) return; // it is drawn
+    if (told.chat === chat && told.more === "by") return; // by events, to its end
+    here.finished = [number, chat];
     document.getElementById("live-end")?.click();
+    clearTimeout(again);
+    again = setTimeout(() => { if (told.chat === chat) finish(chat, number); }, AGAIN);
   };
 
   const lines = async function* (request) {
@@ -80,18 +86,23 @@
     if (reading !== mine) return;
     mine.ended = true;
     if (timer) draw(); // the last word is not held up
-    const running = told.running && told.chat === chat && told.number === number + 1;
-    if (running) finish(told.number);
-    else if (!mine.begun) reading = null; // nothing was answered
+    if (mine.begun || (told.running && told.chat === chat && told.number === number + 1)) finish(chat, number + 1);
+    else reading = null; // nothing was answered
   };
 
   // Hears from the server which answer runs, or that the chat is drawn with the last one.
   here.follow = (line) => {
     const [chat, number, state, more] = (line ?? "").split(" ");
-    told = { chat, number: Number(number), running: state === "running", asked: more === "asked" };
-    const known = reading?.chat === chat && reading.number === told.number - 1;
-    if (told.running && known && reading.ended) return finish(told.number);
-    if (told.running) return void read(chat, told.number - 1);
+    told = { chat, number: Number(number), running: state === "running", more };
+    if (told.running) {
+      if (more === "by") return; // by events, for whom nobody reads a stream
+      if (!(reading?.chat === chat && reading.number === told.number - 1)) return void read(chat, told.number - 1);
+      reading.own = more === "asked"; // else the message stands in the chat by now
+      draw();
+      if (reading.ended) finish(chat, told.number);
+      return;
+    }
+    if (reading?.chat === chat && reading.number === told.number && reading.begun) return; // the next one runs already
     if (reading && !(reading.chat === chat && reading.number === told.number)) {
       reading.abort.abort();
       reading = null;

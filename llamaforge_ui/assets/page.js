@@ -117,14 +117,15 @@ window.llamaforge = {
 
 {
   // Gradio draws the chat some time after the page has come.
-  const chatLog = new Promise((resolve) => {
+  const drawn = (id) => new Promise((resolve) => {
     const look = () => {
-      const log = document.getElementById("chat-log");
-      if (log) resolve(log);
+      const part = document.getElementById(id);
+      if (part) resolve(part);
       else setTimeout(look, 200);
     };
     look();
   });
+  const chatLog = drawn("chat-log");
 
   document.addEventListener("input", ({ target }) => {
     if (target.matches?.("#chat-input textarea")) window.llamaforge.keepDraft(target.value);
@@ -199,8 +200,7 @@ window.llamaforge = {
       if ((row.dataset.own ?? "") !== own) row.dataset.own = own;
     }
   };
-  chatLog.then((log) => {
-    const turns = log.querySelector("#chat-turns");
+  drawn("chat-turns").then((turns) => {
     nameRows(turns);
     new MutationObserver(() => nameRows(turns)).observe(turns, { childList: true, subtree: true });
   });

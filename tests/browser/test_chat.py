@@ -144,6 +144,19 @@ def test_a_message_sent_while_an_answer_is_written_stays_in_the_box(page: Page, 
     stop(page)
 
 
+def test_a_message_right_after_stop_takes_nothing_off_the_page(page: Page, app: App) -> None:
+    load(page, app, "slow")
+    for text in ("First", "Second", "Third"):
+        send(page, text)
+        expect(live(page)).to_contain_text("one two")
+        page.locator("#stop").click()
+    box(page).fill("Fourth")
+    expect(page.locator("#send")).to_be_visible()
+    expect(users(page)).to_have_text(["First", "Second", "Third"])
+    expect(answers(page)).to_have_count(3)
+    expect(live(page)).to_have_text("")
+
+
 def test_enter_pressed_twice_gives_one_answer(page: Page, app: App) -> None:
     load(page, app, "slow")
     box(page).fill("Count")
