@@ -48,11 +48,11 @@
   };
 
   const finish = (chat, number) => {
+    clearTimeout(again);
     if (told.chat === chat && (told.number > number || (told.number === number && !told.running))) return; // it is drawn
     if (told.chat === chat && told.more === "by") return; // by events, to its end
     here.finished = [number, chat];
     document.getElementById("live-end")?.click();
-    clearTimeout(again);
     again = setTimeout(() => { if (told.chat === chat) finish(chat, number); }, AGAIN);
   };
 
@@ -86,7 +86,9 @@
     if (reading !== mine) return;
     mine.ended = true;
     if (timer) draw(); // the last word is not held up
-    if (mine.begun || (told.running && told.chat === chat && told.number === number + 1)) finish(chat, number + 1);
+    const heard = told.running && told.chat === chat && told.number === number + 1;
+    if (heard) finish(chat, number + 1);
+    else if (mine.begun) again = setTimeout(() => finish(chat, number + 1), AGAIN); // the server is about to tell of it
     else reading = null; // nothing was answered
   };
 

@@ -117,6 +117,7 @@ def test_stop_is_heard_while_a_long_prompt_is_read(page: Page, app: App) -> None
     assert stop(page) < STOP_SECONDS + TOLERANCE
     expect(figures(page).last).to_contain_text("stopped")
     page.locator("#new-chat").click()
+    expect(users(page)).to_have_count(0)
     send(page, "Short")
     expect(live(page)).to_contain_text("one two", timeout=5000)
 
