@@ -32,7 +32,8 @@ def import_gradio() -> None:
     import gradio
 
     # Around each event it would import matplotlib, where that is installed, for plots that this page does not have.
-    gradio.utils.MatplotlibBackendMananger = contextlib.nullcontext  # type: ignore[assignment, misc]
+    if hasattr(gradio, "utils"):
+        gradio.utils.MatplotlibBackendMananger = contextlib.nullcontext  # type: ignore[assignment, misc]
 
 
 @contextlib.contextmanager
