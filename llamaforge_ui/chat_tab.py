@@ -125,27 +125,29 @@ class ChatTab:
             drawn: answering() as the page had it, by which it is known whether the page shows all that was before.
         """
         before = answering(self.page.conversations.of(session))
-        try:
-            generation = begin()
-        except JustSent:
-            pass
-        except AnswerRunning as running:
-            yield {self.parts.notice: notice(f"{running} Your message stays here.", "hint")}
-        except LlamaForgeError as error:
-            restored = {"input": written} if written and not box.strip() else {}
-            yield self.settled(session, **restored) | self.problem(error)
-        else:
-            conversation = self.page.conversations.of(session)
-            begun = conversation.begun
-            ended = generation is not None and conversation.running is None
-            alone = begun is not None and bool(begun.asked) and begun.generation is generation
-            if alone and not ended and drawn == before:
-                yield self.asked(conversation, **changes)
+        ended: Begun | None = None
+        async with self.page.conversations.visit(session).drawing:
+            try:
+                generation = begin()
+            except JustSent:
+                pass
+            except AnswerRunning as running:
+                yield {self.parts.notice: notice(f"{running} Your message stays here.", "hint")}
+            except LlamaForgeError as error:
+                restored = {"input": written} if written and not box.strip() else {}
+                yield self.settled(session, **restored) | self.problem(error)
             else:
-                yield self.settled(session, **changes)
-            if ended and begun is not None:
-                async for updates in self.finish(session, begun.number, box):
-                    yield updates
+                conversation = self.page.conversations.of(session)
+                if generation is not None and conversation.running is None:
+                    ended = conversation.begun
+                alone = conversation.begun is not None and bool(conversation.begun.asked)
+                if alone and generation is not None and not ended and drawn == before:
+                    yield self.asked(conversation, **changes)
+                else:
+                    yield self.settled(session, **changes)
+        if ended is not None:
+            async for updates in self.finish(session, ended.number, box):
+                yield updates
         yield self.labels()
 
     async def finish(self, session: str, number: int, box: str) -> AsyncIterator[Updates]:
@@ -167,13 +169,14 @@ class ChatTab:
                 if self.page.conversations.of(session) is not conversation or conversation.begun is not begun:
                     return  # another chat was opened meanwhile, or another answer begun
                 yield live
-        if self.page.conversations.of(session) is not conversation or conversation.begun is not begun:
-            return
-        written = conversation.forget_failed()
-        conversation.settle()
-        restored = {"input": written} if written and not box.strip() else {}
-        ending = self._ending(begun.generation) or notice(conversation.problem)
-        yield self.settled(session, notice=ending, **restored)
+        async with self.page.conversations.visit(session).drawing:
+            if self.page.conversations.of(session) is not conversation or conversation.begun is not begun:
+                return
+            written = conversation.forget_failed()
+            conversation.settle()
+            restored = {"input": written} if written and not box.strip() else {}
+            ending = self._ending(begun.generation) or notice(conversation.problem)
+            yield self.settled(session, notice=ending, **restored)
         yield self.labels()
 
     async def _drawn(self, conversation: Conversation, begun: Begun) -> AsyncIterator[Updates]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llamaforge import LlamaForgeError, clean_text
 
@@ -47,6 +48,7 @@ class Visit:
     turns: int = SHOWN_TURNS  # how many of the chat's last turns it shows
     listed: int = LISTED  # how many chats its list shows
     search: str = ""  # what the list is searched for
+    drawing: asyncio.Lock = field(default_factory=asyncio.Lock)  # Gradio may send a small update before a larger one
     stream: object = None  # that is read of its answer: the last one that was asked for
 
 
