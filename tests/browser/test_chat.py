@@ -149,6 +149,7 @@ def test_a_message_right_after_stop_takes_nothing_off_the_page(page: Page, app: 
     load(page, app, "slow")
     for text in ("First", "Second", "Third"):
         send(page, text)
+        expect(users(page).last).to_have_text(text)  # what is live may still be the answer before
         expect(live(page)).to_contain_text("one two")
         page.locator("#stop").click()
     box(page).fill("Fourth")
