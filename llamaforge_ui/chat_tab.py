@@ -182,7 +182,7 @@ class ChatTab:
     async def _drawn(self, conversation: Conversation, begun: Begun) -> AsyncIterator[Updates]:
         """Draw an answer as it is written; its words are kept before they are shown."""
         buttons = self.buttons(conversation)
-        async for frame in frames(self.page.forge, begun.generation, self.page.longest):
+        async for frame in frames(self.page.forge, begun.generation, notes=self.page.for_owner):
             await asyncio.to_thread(conversation.journal, begun.generation, frame.text, frame.reasoning)
             live = {self.parts.live: live_text(frame, begun.earlier), self.parts.live_status: live_status(frame)}
             yield live | buttons
@@ -425,7 +425,7 @@ def _publish_endpoint(tab: ChatTab) -> None:
         tab.tell(session_of(request), conversation, "")
         generation = conversation.ask(_required(message), tab.start(conversation, request))
         try:
-            async for frame in frames(page.forge, generation, page.longest):
+            async for frame in frames(page.forge, generation, notes=page.for_owner):
                 if frame.text:
                     yield frame.text
         finally:

@@ -91,7 +91,7 @@ async def changes(page: Page, conversation: Conversation, begun: Begun) -> Async
     text = ""
     if begun.asked:
         yield change("", "") | {"asked": harmless(begun.asked), "status": ""}
-    async for frame in frames(page.forge, begun.generation, page.longest):
+    async for frame in frames(page.forge, begun.generation, notes=page.for_owner):
         await asyncio.to_thread(conversation.journal, begun.generation, frame.text, frame.reasoning)
         shown = live_text(frame, begun.earlier)
         yield change(text, shown) | {"status": live_status(frame)}

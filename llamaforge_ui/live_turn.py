@@ -29,15 +29,13 @@ class Frame:
     status: str
 
 
-async def frames(forge: LlamaForge, generation: Generation, longest: float | None = None) -> AsyncIterator[Frame]:
+async def frames(forge: LlamaForge, generation: Generation, *, notes: bool = True) -> AsyncIterator[Frame]:
     """Yield the answer as it grows, until it has ended, or a second after it was stopped.
 
     Args:
-        longest: how many seconds it may be written for; it is stopped then. What a limited visitor waits for is told
-            without the engine's own words, which may name the owner's services.
+        notes: whether what is waited for is told in the engine's own words, which may name the owner's services.
     """
     begun = time.monotonic()
-    running_since: float | None = None
     stopped: float | None = None
     last: Frame | None = None
     interval = 0.0
@@ -45,10 +43,7 @@ async def frames(forge: LlamaForge, generation: Generation, longest: float | Non
     text, reasoning = news.text, news.reasoning
     while generation.result is None:
         now = time.monotonic()
-        running_since = running_since or (now if generation.running else None)
-        if longest is not None and running_since is not None and now - running_since >= longest:
-            generation.stop()
-        note = generation.note if longest is None else ""
+        note = generation.note if notes else ""
         frame = Frame(text, reasoning, _status(forge, generation, (text, reasoning), note, now - begun))
         if frame != last:
             yield frame

@@ -17,7 +17,7 @@ from .conversation import Conversation
 from .history import Found, History
 from .history_file import HistoryError
 
-SHOWN_TURNS = 20  # at first: each one more costs the page a little at every word of an answer
+SHOWN_TURNS = 20  # at first: each costs a little whenever the chat is drawn, and at each drawing below it
 OLDER_TURNS = 40  # more, at a press
 LISTED = 100
 KEPT_SECONDS = 3600.0  # for a reload, or a tab that comes back
