@@ -119,7 +119,9 @@
   // The answer is asked for together with the message, so that its first word waits for nothing.
   const early = () => {
     const box = document.querySelector("#chat-input textarea");
-    if (told.chat && !told.running && box?.value.trim()) read(told.chat, told.number, true);
+    if (!told.chat || told.running || !box?.value.trim()) return;
+    here.toEnd();
+    read(told.chat, told.number, true);
   };
   document.addEventListener("click", ({ target }) => { if (target.closest?.("#send")) early(); }, true);
   document.addEventListener("keydown", (event) => {

@@ -187,8 +187,14 @@ window.llamaforge = {
   let atEnd = true;
   const page = () => document.scrollingElement;
   const distance = () => page().scrollHeight - page().scrollTop - page().clientHeight;
-  window.addEventListener("scroll", () => { atEnd = distance() < 80; }, { passive: true });
+  let height = 0; // where it changed, the page has moved by itself, and no reader has
+  window.addEventListener("scroll", () => {
+    if (page().scrollHeight === height || distance() < 80) atEnd = distance() < 80;
+    height = page().scrollHeight;
+  }, { passive: true });
+  window.llamaforge.toEnd = () => { atEnd = true; };
   chatLog.then((log) => new ResizeObserver(() => {
+    height = page().scrollHeight;
     if (atEnd && log.offsetParent && log.querySelector("[data-testid=user]")) page().scrollTop = page().scrollHeight;
   }).observe(log));
 
