@@ -145,6 +145,16 @@ def test_a_message_sent_while_an_answer_is_written_stays_in_the_box(page: Page, 
     stop(page)
 
 
+def test_the_page_stays_at_the_end_of_the_chat(page: Page, app: App) -> None:
+    load(page, app, "tiny")
+    for number in range(4):
+        ask(page, f"Question {number}")
+        page.wait_for_function(
+            "() => { const {scrollHeight, scrollTop, clientHeight} = document.scrollingElement;"
+            " return scrollHeight - scrollTop - clientHeight < 80; }"
+        )
+
+
 def test_a_message_right_after_stop_takes_nothing_off_the_page(page: Page, app: App) -> None:
     load(page, app, "slow")
     for text in ("First", "Second", "Third"):
