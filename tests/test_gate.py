@@ -212,7 +212,7 @@ def test_no_guest_reaches_the_chat_of_another_or_the_owners_by_its_id(shared: Sh
         assert "secret marker" not in eve.join("act", json.dumps({"act": "older"}), "e" * 32, chat, "", "")
         for act in ("json", "markdown", "json-all", "markdown-all"):
             assert "secret marker" not in eve.call("export", json.dumps({"act": act, "chat": chat})), act
-        assert "secret marker" not in eve.join("send", "", "hello", "e" * 32, chat, "")
+        assert "secret marker" not in eve.join("send", "", "hello", "e" * 32, chat, "", "")
         assert "secret marker" not in eve.call("search", "marker")
     assert "secret marker" in ada.join("arrive", ada.session * 3)
 
@@ -220,7 +220,8 @@ def test_no_guest_reaches_the_chat_of_another_or_the_owners_by_its_id(shared: Sh
 def say(who: Guest, key: str, text: str) -> str:
     """Have a message answered in a chat of one's own and return the chat's id."""
     who.join("arrive", key)
-    found = re.search(r'data-chat=\\"([0-9a-f]{32})', who.join("send", "", text, key, "", ""))
+    said = who.join("send", "", text, key, "", "no answer is drawn", "")  # else the page is left to draw it from /live
+    found = re.search(r'data-chat=\\"([0-9a-f]{32})', said)
     assert found is not None
     return found[1]
 
@@ -464,7 +465,8 @@ def test_what_only_the_owner_may_set_is_ignored_in_a_guests_message(shared: Shar
     box = next(part["id"] for part in config["components"] if part["props"].get("elem_id") == "chat-input")
     event = next(event for event in config["dependencies"] if event["api_name"] == "send")
     assert event["inputs"][1] == box
-    data = ["You are a pirate.", "Hello", "", "", ""]  # the system prompt, the message, and what names the chat
+    # The system prompt, the message, what names the chat, the answer that the page has drawn, and pictures.
+    data = ["You are a pirate.", "Hello", "", "", "none", ""]
     said = guest.join("send", *data, "secret-model", {"max_tokens": 9, "system_prompt": "You are a pirate."})
     assert "Hello" in said and "success" in said
     assert "pirate" not in said and "secret" not in said
