@@ -101,13 +101,16 @@ class Access:
     def _guard_stream(self, fn: Callable[..., Any], role: Role) -> Callable[..., Any]:
         @functools.wraps(fn)
         async def guarded(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-            found = self._require(role, args, kwargs)
+            found, drawn = self._require(role, args, kwargs), False
             try:
                 async with aclosing(fn(*args, **kwargs)) as stream:
                     async for update in stream:
+                        drawn = True
                         yield update
             except LlamaForgeError as error:
                 raise gr.Error(sentence_for(found, error), print_exception=False) from error
+            if not drawn:
+                yield gr.skip()  # Gradio empties all outputs of a stream that ends without having said anything
 
         return guarded
 

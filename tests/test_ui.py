@@ -145,9 +145,8 @@ def call(fn: Callable[..., Any]) -> None:
         asyncio.run(exhaust(result))
 
 
-async def exhaust(stream: AsyncIterator[Any]) -> None:
-    async for _ in stream:
-        pass
+async def exhaust(stream: AsyncIterator[Any]) -> list[Any]:
+    return [update async for update in stream]
 
 
 @pytest.mark.parametrize(
@@ -207,6 +206,15 @@ def test_a_guest_has_no_effect_through_an_owners_stream() -> None:
     with pytest.raises(gr.Error, match="Only the owner can do this."):
         asyncio.run(exhaust(load(gr.Request())))
     assert done == []
+
+
+def test_a_stream_that_has_nothing_to_draw_leaves_the_page_as_it_is() -> None:
+    @Access(public=False).handler("guest")
+    async def silent(request: gr.Request) -> AsyncIterator[str]:
+        for text in ():
+            yield text
+
+    assert asyncio.run(exhaust(silent(gr.Request()))) == [gr.skip()]
 
 
 def test_an_error_of_ours_becomes_a_sentence_and_a_bug_does_not() -> None:

@@ -18,6 +18,7 @@
   // What the hidden buttons of chat_tab.py take: what is drawn, and which answer has no more to read.
   here.liveTurn = () => [reading?.own || told.more === "asked" ? asked : "", text, status];
   here.finished = [0, ""];
+  here.writing = () => Boolean(reading?.begun && !reading.ended); // known before the server shows Stop
 
   const draw = () => {
     clearTimeout(timer);

@@ -172,7 +172,7 @@ window.llamaforge = {
     if (event.isComposing || event.ctrlKey || event.metaKey || event.altKey) return;
     const box = document.querySelector("#chat-input textarea");
     if (event.key === "Escape") {
-      const stop = document.querySelector("#stop:not(.lf-off)");
+      const stop = document.querySelector(window.llamaforge.writing() ? "#stop" : "#stop:not(.lf-off)");
       const close = document.querySelector("#prompt-view [data-act=close]");
       (document.querySelector("#chat-turns .edit-textarea") ? null : stop ?? close)?.click();
     } else if (event.key === "ArrowUp" && event.target === box && !box.value) {
