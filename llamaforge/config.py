@@ -30,7 +30,7 @@ from .yaml_file import YamlFile, read_raw
 
 logger = logging.getLogger("llamaforge")
 
-MODEL_KEYS = ("backend", "path", "file", "sha256", "description", "guests", "parameters", "plugins")
+MODEL_KEYS = ("backend", "path", "file", "sha256", "description", "examples", "guests", "parameters", "plugins")
 TEXTS = ("file", "sha256", "description")  # of a model, which may be left out
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 SETTINGS_KEYS = ("default_model", "models_dir", "parameters", "guests", "allowed_hosts", "plugins")
@@ -43,7 +43,7 @@ class Model:
     `file` is the YAML it was read from, `file_in_path` what that says under the key `file`: the name or pattern of a
     file in the repository or folder at `path`. `guests` says whether guests of a shared page may use it; where it is
     None, they may use what runs on this computer, and no service. `plugins` are turned on (true, or their settings) or
-    off (false) for it.
+    off (false) for it. `examples` are questions that an empty chat offers.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Model:
     sha256: str = ""
     guests: bool | None = None
     plugins: dict[str, bool | dict[str, Any]] = field(default_factory=dict)
+    examples: list[str] = field(default_factory=list)
 
     def origin(self, parameter: str) -> str:
         """Return where a parameter of this model stands: file and line, or that code has set it."""
@@ -392,6 +393,7 @@ def _model_of(name: str, file: YamlFile) -> Model:
         model.backend = _text(file, "backend", example="llama.cpp")
         model.path = _text(file, "path", example="models/file.gguf")
         model.file_in_path, model.sha256, model.description = (_text(file, key, required=False) for key in TEXTS)
+        model.examples = _names(file, "examples", of="texts")
         model.guests = _yes_or_no(file, "guests")
         model.plugins = plugins_in(file)
         model.parameters = {key: value for key, value in _mapping(file, "parameters").items() if value is not None}
@@ -514,12 +516,12 @@ def _yes_or_no(file: YamlFile, key: str) -> bool | None:
     return value
 
 
-def _names(file: YamlFile, key: str) -> list[str]:
+def _names(file: YamlFile, key: str, of: str = "names") -> list[str]:
     value = file.data.get(key)
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise file.error(f"{key} must be a list of names, [one, two], found {value!r}.", key)
+        raise file.error(f"{key} must be a list of {of}, [one, two], found {value!r}.", key)
     return value
 
 

@@ -9,22 +9,13 @@ import gradio as gr
 from .page import Page, shown
 from .plain_text import LATEX
 
-EMPTY_CHAT = """### Chat with a model on your own computer
-
-1. In **Models**, register a model, if there is none yet: a GGUF file, by its path.
-2. Choose it at the top and press **Load**.
-3. Write a message below. What you write to a model on this computer does not leave it.
-"""
-EMPTY_PUBLIC_CHAT = """### Say something
-
-Write a message below. The model that answers is named at the top.
-"""
 AT_THE_EDGE = [("When full: refuse", "refuse"), ("When full: drop oldest", "drop")]
 
 
 class ChatParts(NamedTuple):
     """The components of the tab that its handlers write to."""
 
+    welcome: gr.HTML  # an empty chat's
     older: gr.Button
     turns: gr.Chatbot
     asked: gr.Markdown  # the message that is being answered, until both stand in the chat
@@ -53,12 +44,13 @@ class ChatParts(NamedTuple):
 def build_chat_parts(page: Page) -> ChatParts:
     """Build the components, from the top of the tab to its bottom."""
     system_prompt = _system_prompt() if page.for_owner else gr.Textbox(visible=False)
-    parts: list[Any] = [*_log(page), *_composer(), system_prompt]
+    parts: list[Any] = [*_log(), *_composer(), system_prompt]
     return ChatParts(*parts, *(gr.Textbox(visible="hidden") for _ in range(5)))
 
 
-def _log(page: Page) -> tuple[Any, ...]:
+def _log() -> tuple[Any, ...]:
     with gr.Column(elem_id="chat-log"):
+        welcome = gr.HTML(elem_id="welcome")
         older = gr.Button("Show older messages", elem_id="older-turns", size="sm", elem_classes=shown(False))
         turns = gr.Chatbot(
             elem_id="chat-turns",
@@ -75,13 +67,13 @@ def _log(page: Page) -> tuple[Any, ...]:
             feedback_options=None,
             layout="bubble",
             group_consecutive_messages=False,
-            placeholder=EMPTY_CHAT if page.for_owner else EMPTY_PUBLIC_CHAT,
+            placeholder="",  # welcome stands there
         )
         asked = gr.Markdown(elem_id="live-question", latex_delimiters=LATEX, line_breaks=True, container=False)
         live = gr.Markdown(elem_id="live-turn", latex_delimiters=LATEX, line_breaks=True, container=False)
         live_status = gr.HTML(elem_id="live-status")
         prompt = gr.HTML(elem_id="prompt-view")
-    return older, turns, asked, live, live_status, prompt
+    return welcome, older, turns, asked, live, live_status, prompt
 
 
 def _composer() -> tuple[Any, ...]:

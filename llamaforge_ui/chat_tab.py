@@ -21,6 +21,7 @@ from .pictures import CannotRead, read_pictures, thumbnail
 from .plain_text import exact
 from .sidebar import SidebarParts, chat_list
 from .turns import chatbot_value, shown_messages
+from .welcome import welcome
 
 Updates = dict[Any, Any]
 
@@ -43,6 +44,7 @@ class ChatTab:
         visit = self.page.conversations.visit(session)
         value = chatbot_value(conversation, self.page.role, without_running=True, most=visit.turns)
         drawn = {
+            parts.welcome: welcome(self.page, conversation),
             parts.turns: value,
             parts.older: self._older(conversation, visit.turns),
             parts.asked: "",
@@ -65,7 +67,7 @@ class ChatTab:
         To draw the chat anew takes the longer the longer it is, and would hold up the answer's first words.
         """
         parts = self.parts
-        drawn = {parts.notice: "", parts.answering: answering(conversation, more="asked")}
+        drawn = {parts.welcome: "", parts.notice: "", parts.answering: answering(conversation, more="asked")}
         return drawn | self.buttons(conversation) | {getattr(parts, name): value for name, value in changes.items()}
 
     def opened(self, session: str, **changes: Any) -> Updates:

@@ -88,7 +88,8 @@ class ModelsTab:
         state = f" — {status.state}" if status.model == model.name else ""
         if model.problem is not None:
             return f"{model.name} — broken: {model.problem}"
-        return f"{model.name} — {model.backend} — {Path(model.path).name}{_size(self.page, model)}{state}"
+        said = f" — {model.description}" if model.description else ""
+        return f"{model.name}{said} — {model.backend} — {Path(model.path).name}{_size(self.page, model)}{state}"
 
     def card(self, name: str | None) -> str:
         """Return what the chosen model's file says about itself, as an HTML table."""

@@ -21,10 +21,12 @@ from .model_bar import POLL_SECONDS, ModelBar, build_guest_bar, build_model_bar,
 from .models_tab import ModelsTab, build_models_tab
 from .owner_bar import OwnerBar, build_owner_bar
 from .page import Page, at_once
+from .page import shown as shown_class
 from .parameters_tab import ParametersTab, build_parameters_tab, drawn_from
 from .register_form import USUAL_BACKEND
 from .sidebar import SidebarParts, build_sidebar
 from .visits import Conversations
+from .welcome import WAYS, welcome
 
 Updates = dict[Any, Any]
 
@@ -90,14 +92,32 @@ def _build_owner_page(page: Page, blocks: gr.Blocks) -> None:
     with gr.Column(elem_id="page"):
         sharing = build_owner_bar(page)
         bar = build_model_bar(page)
-        with gr.Tabs(elem_id="tabs"):
+        with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Chat", id="chat"):
                 chat = _build_chat(page, blocks, sidebar)
             with gr.Tab("Models", id="models"):
                 models = build_models_tab(page, bar)
             with gr.Tab("Parameters", id="parameters"):
                 parameters = build_parameters_tab(page, bar)
+    _wire_way_to_a_model(page, tabs, models)
     _wire_changes(page, blocks, Shown(sharing, bar, models, parameters, chat))
+
+
+def _wire_way_to_a_model(page: Page, tabs: gr.Tabs, models: ModelsTab) -> None:
+    """Lead from an empty chat to the form that registers a model, with the backend that was asked for."""
+    form = models.form
+    go, backend = gr.Button(elem_id="go-register", elem_classes=shown_class(False)), gr.Textbox(visible="hidden")
+
+    @page.access.handler("owner")
+    def lead(backend: str | None, request: gr.Request) -> Updates:
+        wanted = backend if backend in WAYS else USUAL_BACKEND
+        return form.shape(wanted) | {form.parts.backend: wanted, tabs: gr.Tabs(selected="models")}
+
+    js = "() => window.llamaforge.backend"
+    led = go.click(lead, backend, [tabs, *form.parts], js=js, **at_once())
+    led.then(
+        None, None, None, js="() => document.getElementById('register-path')?.scrollIntoView({ block: 'center' })"
+    )
 
 
 class Shown(NamedTuple):
@@ -124,6 +144,7 @@ def _wire_changes(page: Page, blocks: gr.Blocks, shown: Shown) -> None:
         seen,
         parameters.drawn_from,
         chat.parts.meter_due,
+        chat.parts.welcome,
     ]
 
     @page.access.handler("owner")
@@ -145,6 +166,7 @@ def _wire_changes(page: Page, blocks: gr.Blocks, shown: Shown) -> None:
         if page.conversations.arrived(session_of(request)):  # else it is drawn once the chat is known
             drawn[parameters.drawn_from] = drawn_from(page, chosen, request)
             drawn[chat.parts.meter_due] = chat.meter_due(page.conversation(request))
+            drawn[chat.parts.welcome] = welcome(page, page.conversation(request))
         return sharing.view() | bar.view() | models.view(chosen) | drawn
 
     @page.access.handler("owner")
@@ -164,11 +186,17 @@ def _build_guest_page(page: Page, blocks: gr.Blocks) -> None:
     sidebar = build_sidebar(page)
     with gr.Column(elem_id="page"):
         status = build_guest_bar(page)
-        _build_chat(page, blocks, sidebar)
+        chat = _build_chat(page, blocks, sidebar)
+    seen = gr.State(-1)
 
     @page.access.handler("guest")
-    def look(request: gr.Request) -> str:
-        return status_line(page.forge.status, 0.0, public=True) if page.guests.open else CLOSED
+    def look(last: int, request: gr.Request) -> Updates:
+        version = page.forge.status.version
+        drawn: Updates = {status: status_line(page.forge.status, 0.0, public=True) if page.guests.open else CLOSED}
+        if version != last and page.conversations.arrived(session_of(request)):
+            drawn |= {seen: version, chat.parts.welcome: welcome(page, page.conversation(request))}
+        return drawn
 
-    gr.Timer(POLL_SECONDS).tick(look, None, status, **at_once())
-    blocks.load(look, None, status, **at_once())
+    outputs = [status, seen, chat.parts.welcome]
+    gr.Timer(POLL_SECONDS).tick(look, seen, outputs, **at_once())
+    blocks.load(look, seen, outputs, **at_once())

@@ -152,6 +152,13 @@ def test_a_parameter_without_a_value_is_unset(write: Write) -> None:
     assert write(a=GOOD + "  temperature:\n  seed: null\n").models["a"].parameters == {"n_ctx": 4096}
 
 
+def test_the_questions_that_an_empty_chat_offers_are_read(write: Write) -> None:
+    assert write(a="examples: ['Why?', 'How?']\n" + GOOD).models["a"].examples == ["Why?", "How?"]
+    assert "examples must be a list of texts, [one, two], found 'Why?'." in problem_of(
+        write(b="examples: Why?\n" + GOOD), "b"
+    )
+
+
 def test_a_file_that_is_no_file_is_listed(write: Write) -> None:
     config = write(b=GOOD)
     (config.models_folder / "a.yaml").mkdir()

@@ -18,6 +18,12 @@ window.llamaforge = {
   keepDraft(text) {
     try { sessionStorage.setItem("llamaforge-draft", text ?? ""); } catch { /* a browser that keeps nothing */ }
   },
+  // Puts a text into the message box as if it had been typed.
+  write(text) {
+    const box = document.querySelector("#chat-input textarea");
+    box.value = text;
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+  },
   draft() {
     try { return sessionStorage.getItem("llamaforge-draft") ?? ""; } catch { return ""; }
   },
@@ -33,6 +39,7 @@ window.llamaforge = {
 
   // Hands an act to the server: turns.py and sidebar.py write the buttons, chat_acts.py knows what they do.
   act: "{}",
+  backend: "", // of the model that is to be registered
   file: "",
   takeFile() {
     const text = window.llamaforge.file;
@@ -133,8 +140,7 @@ window.llamaforge = {
   chatLog.then(() => {
     const box = document.querySelector("#chat-input textarea");
     if (!box || box.value || !window.llamaforge.draft()) return;
-    box.value = window.llamaforge.draft();
-    box.dispatchEvent(new Event("input", { bubbles: true }));
+    window.llamaforge.write(window.llamaforge.draft());
   });
 
   // The list of chats stands beside the chat where there is room for both, and is out of the way where there is not.
@@ -153,8 +159,16 @@ window.llamaforge = {
   // Small buttons of the chat and of the list: what they ask for stands in their data attributes.
   document.addEventListener("click", async (event) => {
     const button = event.target.closest?.("button[data-act]");
-    if (!button?.closest(".lf-tail, #history-list, #history-notice, #prompt-view, #attached")) return;
+    if (!button?.closest("#welcome, .lf-tail, #history-list, #history-notice, #prompt-view, #attached")) return;
     const act = { ...button.dataset };
+    if (act.act === "example") {
+      window.llamaforge.write(button.textContent);
+      return requestAnimationFrame(() => document.getElementById("send").click());
+    }
+    if (act.act === "register") {
+      window.llamaforge.backend = act.backend;
+      return document.getElementById("go-register").click();
+    }
     if (act.turn) act.turn = Number(act.turn);
     if (act.step) act.step = Number(act.step);
     if (act.act === "import") {

@@ -44,7 +44,7 @@ CHANGE_SECONDS = 3.0
 TOLERANCE = 2.0  # for the browser's own work on a busy machine
 LONG_PROMPT = "word " * 6000  # some seconds of reading for the slow model
 SYSTEM_PROMPT = "You are a helpful test model. Please answer the question."
-EMPTY_CHAT = "Chat with a model on your own computer"
+EMPTY_CHAT = "Write a message below. What you write does not leave this computer."
 
 
 @pytest.fixture(scope="module")
