@@ -350,11 +350,12 @@ class Config:
         if model.file is None:
             data = wanted | ({"parameters": model.parameters} if model.parameters else {})
             data |= {"plugins": model.plugins} if model.plugins else {}
+            data |= {"examples": model.examples} if model.examples else {}
             return YamlFile.new(self.file_of(model.name), data)
         old = _mapping(model.file, "parameters")
         changes: dict[tuple[str, ...], Any] = {(key,): value for key, value in wanted.items()}
         changes |= {(key,): text or None for key, text in _texts(model).items()}
-        changes |= {("plugins",): model.plugins or None}
+        changes |= {("plugins",): model.plugins or None, ("examples",): model.examples or None}
         changes |= {("parameters", key): model.parameters.get(key) for key in [*old, *model.parameters]}
         return model.file.edited({keys: value for keys, value in changes.items() if _at(model.file, keys) != value})
 
@@ -393,7 +394,7 @@ def _model_of(name: str, file: YamlFile) -> Model:
         model.backend = _text(file, "backend", example="llama.cpp")
         model.path = _text(file, "path", example="models/file.gguf")
         model.file_in_path, model.sha256, model.description = (_text(file, key, required=False) for key in TEXTS)
-        model.examples = _names(file, "examples", of="texts")
+        model.examples = _names(file, "examples", of="questions")
         model.guests = _yes_or_no(file, "guests")
         model.plugins = plugins_in(file)
         model.parameters = {key: value for key, value in _mapping(file, "parameters").items() if value is not None}
@@ -520,7 +521,7 @@ def _names(file: YamlFile, key: str, of: str = "names") -> list[str]:
     value = file.data.get(key)
     if value is None:
         return []
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+    if not isinstance(value, list) or not all(isinstance(name, str) and name.strip() for name in value):
         raise file.error(f"{key} must be a list of {of}, [one, two], found {value!r}.", key)
     return value
 

@@ -117,6 +117,7 @@ class LlamaForge:
         sha256: str = "",
         guests: bool | None = None,
         plugins: Mapping[str, bool | Mapping[str, Any]] | None = None,
+        examples: Sequence[str] = (),
     ) -> None:
         """Make a model known, replacing one of the same name; `config.save()` writes it to the config folder.
 
@@ -125,6 +126,7 @@ class LlamaForge:
             sha256: what the file's checksum must be.
             guests: whether guests of a shared page may use it; by default all but services.
             plugins: which are on for it (True, or their settings) and which off (False).
+            examples: questions that an empty chat offers.
 
         Raises:
             ConfigError: the name cannot be a file's name.
@@ -132,7 +134,7 @@ class LlamaForge:
             ParameterError: a parameter is unknown or out of range.
         """
         model = Model(name, backend, str(path), description, dict(parameters or {}), file_in_path=file, sha256=sha256)
-        model.guests = guests
+        model.guests, model.examples = guests, list(examples)
         model.plugins = {key: said if isinstance(said, bool) else dict(said) for key, said in (plugins or {}).items()}
         self.config.add(model)
         self.changed()

@@ -255,7 +255,10 @@ def _wire_removal(tab: ModelsTab, actions: Actions) -> None:
             page.forge.config.save()
         except ModelError:
             return _closed(tab) | tab.view(None) | {parts.notice: notice(f"{name!r} was already removed.", "hint")}
-        return _closed(tab) | tab.view(None) | {parts.notice: notice(f"Removed {name!r}.", "hint")}
+        hint = f"Removed {name!r}."
+        if name == page.forge.config.settings.default_model:
+            hint += " settings.yaml still names it as default_model: put another name there, or take the line out."
+        return _closed(tab) | tab.view(None) | {parts.notice: notice(hint, "hint")}
 
     @page.access.handler("owner")
     def keep(request: gr.Request) -> Updates:

@@ -21,7 +21,6 @@ from .model_bar import POLL_SECONDS, ModelBar, build_guest_bar, build_model_bar,
 from .models_tab import ModelsTab, build_models_tab
 from .owner_bar import OwnerBar, build_owner_bar
 from .page import Page, at_once
-from .page import shown as shown_class
 from .parameters_tab import ParametersTab, build_parameters_tab, drawn_from
 from .register_form import USUAL_BACKEND
 from .sidebar import SidebarParts, build_sidebar
@@ -106,7 +105,7 @@ def _build_owner_page(page: Page, blocks: gr.Blocks) -> None:
 def _wire_way_to_a_model(page: Page, tabs: gr.Tabs, models: ModelsTab) -> None:
     """Lead from an empty chat to the form that registers a model, with the backend that was asked for."""
     form = models.form
-    go, backend = gr.Button(elem_id="go-register", elem_classes=shown_class(False)), gr.Textbox(visible="hidden")
+    go, wished = gr.Button(elem_id="go-register", elem_classes=["lf-off"]), gr.Textbox(visible="hidden")
 
     @page.access.handler("owner")
     def lead(backend: str | None, request: gr.Request) -> Updates:
@@ -114,10 +113,8 @@ def _wire_way_to_a_model(page: Page, tabs: gr.Tabs, models: ModelsTab) -> None:
         return form.shape(wanted) | {form.parts.backend: wanted, tabs: gr.Tabs(selected="models")}
 
     js = "() => window.llamaforge.backend"
-    led = go.click(lead, backend, [tabs, *form.parts], js=js, **at_once())
-    led.then(
-        None, None, None, js="() => document.getElementById('register-path')?.scrollIntoView({ block: 'center' })"
-    )
+    led = go.click(lead, wished, [tabs, *form.parts], js=js, **at_once())
+    led.then(None, None, None, js="() => document.querySelector('#register-path :is(textarea, input)')?.focus()")
 
 
 class Shown(NamedTuple):
@@ -187,16 +184,17 @@ def _build_guest_page(page: Page, blocks: gr.Blocks) -> None:
     with gr.Column(elem_id="page"):
         status = build_guest_bar(page)
         chat = _build_chat(page, blocks, sidebar)
-    seen = gr.State(-1)
 
     @page.access.handler("guest")
-    def look(last: int, request: gr.Request) -> Updates:
-        version = page.forge.status.version
-        drawn: Updates = {status: status_line(page.forge.status, 0.0, public=True) if page.guests.open else CLOSED}
-        if version != last and page.conversations.arrived(session_of(request)):
-            drawn |= {seen: version, chat.parts.welcome: welcome(page, page.conversation(request))}
-        return drawn
+    def look(request: gr.Request) -> str:
+        return status_line(page.forge.status, 0.0, public=True) if page.guests.open else CLOSED
 
-    outputs = [status, seen, chat.parts.welcome]
-    gr.Timer(POLL_SECONDS).tick(look, seen, outputs, **at_once())
-    blocks.load(look, seen, outputs, **at_once())
+    @page.access.handler("guest")
+    def greet(request: gr.Request) -> Any:
+        """Another model may offer other questions."""
+        known = page.conversations.arrived(session_of(request))  # else it is drawn once the chat is known
+        return welcome(page, page.conversation(request)) if known else gr.skip()
+
+    gr.Timer(POLL_SECONDS).tick(look, None, status, **at_once())
+    blocks.load(look, None, status, **at_once())
+    status.change(greet, None, chat.parts.welcome, **at_once())

@@ -7,8 +7,10 @@ import html
 from llamaforge import Model, get_backend
 
 from .conversation import Conversation
+from .guests import may_use
 from .page import Page
 
+OFFERED = 12  # questions, at most
 STEPS = """<h3>Chat with a model on your own computer</h3>
 <ol><li>In <b>Models</b>, register a model, if there is none yet: a GGUF file, by its path.</li>
 <li>Choose it at the top and press <b>Load</b>.</li>
@@ -22,29 +24,40 @@ def welcome(page: Page, conversation: Conversation) -> str:
     if conversation.turns or conversation.running is not None:
         return ""
     status = page.forge.status
-    model = page.forge.config.models.get(status.model or "")
-    examples = _examples(model) if model is not None and status.state == "ready" else ""
+    ready = status.state == "ready" and status.model is not None
+    model = page.forge.config.models.get(status.model or "")  # its file as it is now
+    examples = _examples(model) if ready and model is not None and model.problem is None else ""
     if not page.for_owner:
-        return FOR_GUESTS + examples
-    if model is None:
+        offered = page.guests.open and examples and model is not None and may_use(model)
+        return FOR_GUESTS + (examples if offered else "")
+    if not ready:
         return STEPS + _ways("Register one:")
-    ways = _ways("For everything else, register a model of your own:") if model.examples else ""
-    return _speaker(model) + examples + ways
+    ways = _ways("For everything else, register a model of your own:") if examples else ""
+    return _speaker(page, model) + examples + ways
 
 
-def _speaker(model: Model) -> str:
-    """Return who answers here, and where it is heard."""
-    description = f"<p>{html.escape(model.description)}</p>" if model.description else ""
-    service = model.problem is None and get_backend(model.backend).is_service
-    place = "What you write goes to its service." if service else "What you write does not leave this computer."
-    return f"<h3>Chat with {html.escape(model.name)}</h3>{description}<p>Write a message below. {place}</p>"
+def _speaker(page: Page, model: Model | None) -> str:
+    """Return who answers here, and where it is heard: by what is loaded, for its file may have changed since."""
+    status = page.forge.status
+    said = f"<p>{html.escape(model.description)}</p>" if model is not None and model.description else ""
+    place = "What you write does not leave this computer."
+    if status.backend is None or get_backend(status.backend).is_service:
+        place = "What you write goes to its service."
+    elif page.access.public:
+        place = "What you write stays on the computer that runs LlamaForge."
+    return f"<h3>Chat with {html.escape(status.model or '')}</h3>{said}<p>Write a message below. {place}</p>"
 
 
 def _examples(model: Model) -> str:
     buttons = "".join(
-        f'<button type="button" data-act="example">{html.escape(question)}</button>' for question in model.examples
+        f'<button type="button" data-act="example">{html.escape(question)}</button>'
+        for question in model.examples[:OFFERED]
     )
-    return f'<div class="lf-examples" aria-label="Questions to begin with">{buttons}</div>' if buttons else ""
+    return (
+        f'<div class="lf-examples" role="group" aria-label="Questions to begin with">{buttons}</div>'
+        if buttons
+        else ""
+    )
 
 
 def _ways(text: str) -> str:
@@ -52,4 +65,4 @@ def _ways(text: str) -> str:
         f'<button type="button" data-act="register" data-backend="{backend}">{label}</button>'
         for backend, label in WAYS.items()
     )
-    return f'<p class="lf-ways">{text} {buttons}</p>'
+    return f'<div class="lf-ways" role="group" aria-label="{text}"><span>{text}</span>{buttons}</div>'

@@ -14,6 +14,7 @@ from llamaforge import (
     BackendError,
     Config,
     ConfigError,
+    LlamaForge,
     Model,
     ParameterError,
     SamplingParameters,
@@ -154,9 +155,16 @@ def test_a_parameter_without_a_value_is_unset(write: Write) -> None:
 
 def test_the_questions_that_an_empty_chat_offers_are_read(write: Write) -> None:
     assert write(a="examples: ['Why?', 'How?']\n" + GOOD).models["a"].examples == ["Why?", "How?"]
-    assert "examples must be a list of texts, [one, two], found 'Why?'." in problem_of(
-        write(b="examples: Why?\n" + GOOD), "b"
-    )
+    for wrong in ("Why?", "[1]", "['Why?', ' ']"):
+        config = write(b=f"examples: {wrong}\n" + GOOD)
+        assert "examples must be a list of questions, [one, two], found" in problem_of(config, "b")
+
+
+def test_questions_set_in_code_are_saved(tmp_path: Path) -> None:
+    forge = LlamaForge(tmp_path)
+    forge.add_model("a", "x", "echo", examples=["Why?"])
+    forge.config.save()
+    assert Config(tmp_path).models["a"].examples == ["Why?"]
 
 
 def test_a_file_that_is_no_file_is_listed(write: Write) -> None:

@@ -23,6 +23,7 @@ MODELS = {
         "description": "knows <b>one</b> thing",
         "examples": ["Why & how?", "b"],
     },
+    "ours": {"backend": "echo", "path": "x", "guests": False, "examples": ["Whose?"]},
     "service": {"backend": "openai", "path": "gpt", "parameters": {"api_base": "http://127.0.0.1:1/v1"}},
 }
 ADA = gr.Request(session_hash="ada")
@@ -76,6 +77,30 @@ def test_guests_are_offered_the_examples_and_told_nothing_of_the_owners(forge: L
     text = said(forge, "guest")
     assert 'data-act="example"' in text
     assert "guide" not in text and "register" not in text
+
+
+def test_guests_are_offered_nothing_of_a_model_that_they_may_not_use(forge: LlamaForge) -> None:
+    forge.load_model("ours")
+    assert "data-act" not in said(forge, "guest")
+
+
+def test_a_service_is_named_as_one_also_where_its_file_is_broken_by_now(forge: LlamaForge, tmp_path: Path) -> None:
+    forge.load_model("service")
+    (tmp_path / "models" / "service.yaml").write_text("backend: [\n", "utf-8")
+    forge.config.reload()
+    assert "What you write goes to its service." in said(forge)
+
+
+def test_a_shared_page_does_not_call_the_computer_yours(forge: LlamaForge) -> None:
+    forge.load_model("plain")
+    page = Page(forge, Access(public=True), Guests(forge), "owner")
+    assert "What you write stays on the computer that runs LlamaForge." in welcome(page, page.conversation(ADA))
+
+
+def test_a_dozen_questions_are_offered_at_most(forge: LlamaForge) -> None:
+    forge.add_model("curious", "x", "echo", examples=[f"Why {number}?" for number in range(99)])
+    forge.load_model("curious")
+    assert said(forge).count('data-act="example"') == 12
 
 
 def test_a_chat_with_a_message_has_no_welcome(forge: LlamaForge) -> None:

@@ -156,13 +156,19 @@ window.llamaforge = {
     if (roomy() && !historyOpen()) toggle.click();
   });
 
+  let exampleUntil = 0;
   // Small buttons of the chat and of the list: what they ask for stands in their data attributes.
   document.addEventListener("click", async (event) => {
     const button = event.target.closest?.("button[data-act]");
     if (!button?.closest("#welcome, .lf-tail, #history-list, #history-notice, #prompt-view, #attached")) return;
     const act = { ...button.dataset };
     if (act.act === "example") {
+      const box = document.querySelector("#chat-input textarea");
+      if (event.timeStamp < exampleUntil) return; // a second click, before the first one is drawn
+      if (box.value.trim() || document.querySelector("#attached img")) return window.llamaforge.say("Send your message first, or take it out of the box.");
+      exampleUntil = event.timeStamp + 1000;
       window.llamaforge.write(button.textContent);
+      box.focus();
       return requestAnimationFrame(() => document.getElementById("send").click());
     }
     if (act.act === "register") {
