@@ -20,6 +20,7 @@ from scripted import PATIENCE, ROOT, run_python
 from tiny_gguf import DEFAULT_ANSWER, THINKING_ANSWER, write_tiny_gguf
 from tiny_hf import write_tiny_hf
 
+from guide.texts import read_texts
 from llamaforge import LlamaForge, ParameterError, Result, Usage, cli, cli_chat
 
 IN_ITS_TERMINAL = """
@@ -101,6 +102,14 @@ def terminal(*arguments: object) -> Iterator[tuple[Terminal, subprocess.Popen[by
         process.kill()
         process.wait()
         os.close(ours)
+
+
+def test_a_fresh_checkout_answers_in_a_terminal_too() -> None:
+    shipped = ("--config", ROOT / "configs")
+    checked = llamaforge("check", *shipped)
+    assert checked.returncode == 0, checked.stdout
+    asked = llamaforge("chat", "guide", *shipped, stdin="What does temperature do?")
+    assert asked.stdout == f"{read_texts().topics['temperature'].answer}\n"
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

@@ -17,6 +17,7 @@ from test_openai_server import llama_server  # noqa: F401 - a fixture
 from tiny_gguf import DEFAULT_ANSWER
 from tiny_hf import write_tiny_hf
 
+from guide.texts import read_texts
 from llamaforge import LlamaForge
 
 ADDRESS = "http://127.0.0.1:8080/v1"
@@ -66,9 +67,11 @@ def test_python_runs(
         script = script.replace("/path/to/hf-model", str(write_tiny_hf(tmp_path / "hf-model")))
     if ADDRESS in script:
         script = script.replace(ADDRESS, request.getfixturevalue("llama_server"))
+    (tmp_path / "guide").symlink_to(ROOT / "guide")
     done = run_python(script, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert ("print(" in script) == (done.stdout.strip() == DEFAULT_ANSWER)
+    answer = read_texts().topics["temperature"].answer if "guide/model" in script else DEFAULT_ANSWER
+    assert ("print(" in script) == (done.stdout.strip() == answer)
 
 
 @pytest.mark.parametrize("block", to_run("yaml"))
