@@ -156,7 +156,7 @@ window.llamaforge = {
     if (roomy() && !historyOpen()) toggle.click();
   });
 
-  let exampleUntil = 0;
+  let asked = { of: null, at: 0 }; // by which of the offered questions, and when
   // Small buttons of the chat and of the list: what they ask for stands in their data attributes.
   document.addEventListener("click", async (event) => {
     const button = event.target.closest?.("button[data-act]");
@@ -164,9 +164,10 @@ window.llamaforge = {
     const act = { ...button.dataset };
     if (act.act === "example") {
       const box = document.querySelector("#chat-input textarea");
-      if (event.timeStamp < exampleUntil) return; // a second click, before the first one is drawn
+      const offered = button.parentElement;
+      if (asked.of === offered && event.timeStamp < asked.at + 1000) return; // a second click, before the first is drawn
       if (box.value.trim() || document.querySelector("#attached img")) return window.llamaforge.say("Send your message first, or take it out of the box.");
-      exampleUntil = event.timeStamp + 1000;
+      asked = { of: offered, at: event.timeStamp };
       window.llamaforge.write(button.textContent);
       box.focus();
       return requestAnimationFrame(() => document.getElementById("send").click());
