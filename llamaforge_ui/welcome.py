@@ -30,6 +30,8 @@ def welcome(page: Page, conversation: Conversation) -> str:
     if not page.for_owner:
         offered = page.guests.open and examples and model is not None and may_use(model)
         return FOR_GUESTS + (examples if offered else "")
+    if status.state == "loading":  # at the first start too: no newcomer is told to register what is there
+        return f"<h3>Chat with {html.escape(status.model or '')}</h3><p>It is being loaded.</p>"
     if not ready:
         return STEPS + _ways("Register one:")
     ways = _ways("For everything else, register a model of your own:") if examples else ""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import gradio as gr
 import pytest
 import yaml
+from scripted import until
+from worker_kit import isolated, workers
 
 from llamaforge import LlamaForge
 from llamaforge_ui import Access
@@ -47,6 +50,17 @@ def said(forge: LlamaForge, role: str = "owner") -> str:
 def test_without_a_model_the_way_to_one_is_told(forge: LlamaForge) -> None:
     assert "In <b>Models</b>, register a model" in said(forge)
     assert all(f'data-act="register" data-backend="{backend}"' in said(forge) for backend in WAYS)
+
+
+def test_a_model_that_is_being_loaded_is_waited_for(tmp_path: Path, no_leftovers: None) -> None:
+    with isolated(tmp_path / "slow") as forge:
+        slow = {"mode": "load_slow", "load_seconds": 1.5}
+        loading = threading.Thread(target=forge.load_model, args=["fault", slow])
+        loading.start()
+        until(workers)
+        assert said(forge) == "<h3>Chat with fault</h3><p>It is being loaded.</p>"
+        loading.join()
+        assert "Write a message below." in said(forge)
 
 
 def test_a_loaded_model_is_named_with_what_it_says_of_itself(forge: LlamaForge) -> None:
